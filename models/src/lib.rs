@@ -1,0 +1,16 @@
+//! The model bundle: what a directory of graphs, labels and words must look like to be run.
+//!
+//! A bundle is a directory with a `manifest.json` and the files that it lists, each with its size and SHA-256.
+//! [`Bundle::open`] checks everything before anything is run and refuses what it does not understand: a newer format,
+//! a runtime too old, a geometry other than the frozen one (docs/decisions/0004-graph-abi.md), a damaged file.
+
+mod bundle;
+mod manifest;
+mod text;
+
+pub use bundle::{Bundle, BundleError};
+pub use manifest::{
+    FORMAT, Geometry, GoldenFile, GraphFile, Graphs, Label, Labels, Manifest, Prompts, Text, Threshold,
+    ThresholdChoice, Thresholds,
+};
+pub use text::Tokenizer;

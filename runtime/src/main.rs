@@ -1,0 +1,3 @@
+//! The `girasol` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Helpers shared by the whole-program tests: a mosquitto of our own, generated clips, the program under test.
