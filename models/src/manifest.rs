@@ -207,7 +207,7 @@ pub struct Text {
     pub vocab: Vec<String>,
     /// Padding token.
     pub pad: u32,
-    /// First token of a prompt.
+    /// Last token of a prompt: the logits after it choose the first written token.
     pub bos: u32,
     /// End of the written text.
     pub eos: u32,
@@ -215,6 +215,8 @@ pub struct Text {
     pub unk: u32,
     /// Most tokens that the decoder writes.
     pub max_output: usize,
+    /// Most tokens of a question that enter a prompt.
+    pub max_question: usize,
     /// Prompts by task.
     pub prompts: Prompts,
 }
@@ -229,14 +231,22 @@ pub struct Prompts {
     pub ask: Vec<String>,
 }
 
-/// File of the self-test.
+/// Files of the self-test: generated inputs with the outputs that the reference gave for them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GoldenFile {
-    /// File name inside the bundle.
+    /// Index (JSON), file name inside the bundle.
     pub file: String,
-    /// SHA-256, hexadecimal.
+    /// SHA-256 of the index, hexadecimal.
     pub sha256: String,
+    /// Size of the index in bytes.
+    pub bytes: u64,
+    /// Tensors (little-endian), file name inside the bundle.
+    pub bin: String,
+    /// SHA-256 of the tensors, hexadecimal.
+    pub bin_sha256: String,
+    /// Size of the tensors in bytes.
+    pub bin_bytes: u64,
 }
 
 impl Manifest {
@@ -300,6 +310,9 @@ impl Manifest {
         }
         if text.max_output == 0 || text.max_output >= self.geometry.decoder_context {
             return Err("text.max_output must be between 1 and decoder_context - 1".into());
+        }
+        if text.max_question == 0 || text.max_question + text.max_output >= self.geometry.decoder_context {
+            return Err("text.max_question + text.max_output must be less than decoder_context".into());
         }
         let literal = |p: &String| !p.starts_with('{');
         let prompts = [&text.prompts.event, &text.prompts.caption, &text.prompts.ask];

@@ -50,6 +50,12 @@ impl Tokenizer {
         self.pieces.get(id as usize).is_none_or(|p| p.len() > 2 && p.starts_with('<') && p.ends_with('>'))
     }
 
+    /// Whether the piece continues the word before it.
+    #[must_use]
+    pub fn is_continuation(&self, id: u32) -> bool {
+        self.pieces.get(id as usize).is_some_and(|p| p.starts_with("##"))
+    }
+
     /// Pieces of `text`, at most `limit`. Text cannot name special tokens.
     #[must_use]
     pub fn encode(&self, text: &str, limit: usize) -> Vec<u32> {
@@ -136,6 +142,7 @@ mod tests {
             eos: 2,
             unk: 3,
             max_output: 8,
+            max_question: 8,
             prompts: Prompts { event: vec![], caption: vec![], ask: vec![] },
         })
     }

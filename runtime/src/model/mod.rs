@@ -1,1 +1,440 @@
-//! (written next)
+//! The audio-video model, one snippet at a time, through tract.
+//!
+//! Shapes and the meaning of every tensor are frozen in docs/decisions/0004-graph-abi.md. The graphs are pure; all
+//! state lives here, has a constant size and is bounded in time by the window of 64 snippets and in value by the
+//! normalised memory. Any value that is not finite resets the state and is counted.
+
+mod decoder;
+mod golden;
+mod graph;
+mod profile;
+mod surprise;
+mod window;
+
+use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
+
+pub use decoder::Prompt;
+pub use crate::event::Sentence;
+pub use golden::SelfTest;
+pub use profile::{StageCost, median_time};
+
+use self::{
+    decoder::Decoder,
+    graph::{Graph, Port},
+    surprise::{Surprise, prediction_error},
+    window::{WINDOW, Window},
+};
+use crate::{Error, ErrorKind, Result, clock::MonoTime};
+
+const G: Geometry = Geometry::FORMAT_1;
+/// Video frames per snippet.
+pub const FRAMES: usize = G.frames_per_snippet;
+/// Values of one frame's input tensor: [4, 96, 128].
+pub const FRAME_VALUES: usize = 4 * G.frame_height * G.frame_width;
+/// Values of one log-mel patch: [96, 64].
+pub const MEL_VALUES: usize = G.mel_frames * G.mel_bins;
+/// Nominal seconds between the starts of two snippets.
+pub const SNIPPET_SECONDS: f32 = 0.96;
+
+const TOKEN_BLOCK: usize = G.snippet_tokens * G.dim;
+
+/// What a snippet brings to the model. A modality that is absent is `None`.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// Start of the snippet on the timeline.
+    pub start: MonoTime,
+    /// Seconds since the start of the previous snippet given to the model; [`SNIPPET_SECONDS`] without gaps.
+    pub dt: f32,
+    /// Log-mel patch, [`MEL_VALUES`] values.
+    pub mel: Option<&'a [f32]>,
+    /// Frame tensors, [`FRAME_VALUES`] values each.
+    pub frames: [Option<&'a [f32]>; FRAMES],
+    /// Each frame's time in seconds from the snippet's start.
+    pub frame_offset: [f32; FRAMES],
+}
+
+/// What the model says of a snippet. Probabilities are in the order of the manifest's labels.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// The label is heard.
+    pub audible: Vec<f32>,
+    /// The label is seen.
+    pub visible: Vec<f32>,
+    /// A visible thing that can make this sound is in view; per audible label.
+    pub source: Vec<f32>,
+    /// Prediction error as a z-score; `None` while it is undefined.
+    pub surprise: Option<f32>,
+    /// The state was found broken and reset in this step; the probabilities are all 0.
+    pub reset: bool,
+}
+
+/// The model with its state.
+pub struct Model {
+    manifest: Manifest,
+    bundle_id: String,
+    video: Graph,
+    audio: Graph,
+    combiner: Graph,
+    latent: Graph,
+    decoder: Decoder,
+    window: Window,
+    surprise: Surprise,
+    /// Prediction of the next snippet's tokens, when the last step made one.
+    predicted: Option<Box<[f32; TOKEN_BLOCK]>>,
+    output: Output,
+    now: MonoTime,
+    resets: u64,
+}
+
+impl Model {
+    /// Loads and optimises the five graphs.
+    pub fn load(bundle: &Bundle) -> Result<Self> {
+        let manifest = bundle.manifest().clone();
+        let (audible, visible) = (manifest.labels.audible.len(), manifest.labels.visible.len());
+        let graphs = &manifest.graphs;
+        let (d, m) = (G.dim, G.snippet_tokens);
+        let video = load(
+            bundle,
+            "video_encoder",
+            &graphs.video_encoder,
+            &[Port::f32("frame", [1, 4, G.frame_height, G.frame_width])],
+            &[Port::f32("tokens", [1, G.video_tokens, d])],
+        )?;
+        let audio = load(
+            bundle,
+            "audio_encoder",
+            &graphs.audio_encoder,
+            &[Port::f32("mel", [1, G.mel_frames, G.mel_bins])],
+            &[Port::f32("tokens", [1, G.audio_tokens, d])],
+        )?;
+        let combiner = load(
+            bundle,
+            "combiner",
+            &graphs.combiner,
+            &[
+                Port::f32("video_tokens", [1, FRAMES, G.video_tokens, d]),
+                Port::f32("audio_tokens", [1, G.audio_tokens, d]),
+                Port::f32("frame_present", [1, FRAMES]),
+                Port::f32("audio_present", [1, 1]),
+                Port::f32("frame_offset", [1, FRAMES]),
+                Port::f32("dt", [1, 1]),
+                Port::f32("memory", [1, G.memory_tokens, d]),
+            ],
+            &[Port::f32("tokens", [1, m, d]), Port::f32("memory_out", [1, G.memory_tokens, d])],
+        )?;
+        let latent = load(
+            bundle,
+            "latent",
+            &graphs.latent,
+            &[
+                Port::f32("tokens", [1, m, d]),
+                Port::f32("k_window", [1, G.latent_layers, WINDOW, m, d]),
+                Port::f32("v_window", [1, G.latent_layers, WINDOW, m, d]),
+                Port::f32("age", [1, WINDOW]),
+                Port::f32("valid", [1, WINDOW]),
+            ],
+            &[
+                Port::f32("latents", [1, m, d]),
+                Port::f32("next_tokens", [1, m, d]),
+                Port::f32("audible", [1, audible]),
+                Port::f32("visible", [1, visible]),
+                Port::f32("source", [1, audible]),
+                Port::f32("k_new", [1, G.latent_layers, m, d]),
+                Port::f32("v_new", [1, G.latent_layers, m, d]),
+                Port::f32("cross_k", [1, G.decoder_layers, m, d]),
+                Port::f32("cross_v", [1, G.decoder_layers, m, d]),
+            ],
+        )?;
+        let decoder = Decoder::load(bundle)?;
+        let output = Output {
+            audible: vec![0.0; audible],
+            visible: vec![0.0; visible],
+            source: vec![0.0; audible],
+            surprise: None,
+            reset: false,
+        };
+        Ok(Self {
+            bundle_id: bundle.id().to_owned(),
+            manifest,
+            video,
+            audio,
+            combiner,
+            latent,
+            decoder,
+            window: Window::default(),
+            surprise: Surprise::default(),
+            predicted: None,
+            output,
+            now: MonoTime::default(),
+            resets: 0,
+        })
+    }
+
+    /// The bundle's manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// SHA-256 of the bundle's manifest, hexadecimal.
+    #[must_use]
+    pub fn bundle_id(&self) -> &str {
+        &self.bundle_id
+    }
+
+    /// How often the state was found broken and reset.
+    #[must_use]
+    pub fn resets(&self) -> u64 {
+        self.resets
+    }
+
+    /// Runs one snippet through encoders, Combiner and latent model, and advances the state.
+    pub fn step(&mut self, input: &Input<'_>) -> Result<&Output> {
+        self.now = input.start;
+        self.encode(input)?;
+        if !self.combine(input)? || !self.look_back(input)? {
+            self.reset()?;
+            self.resets += 1;
+            self.output.reset = true;
+        }
+        Ok(&self.output)
+    }
+
+    /// Moves the scores of the last step out; [`Self::return_output`] must bring the buffers back before the next.
+    pub(crate) fn take_output(&mut self) -> Output {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Brings back what [`Self::take_output`] took.
+    pub(crate) fn return_output(&mut self, output: Output) {
+        self.output = output;
+    }
+
+    /// Forgets everything heard and seen.
+    pub fn reset(&mut self) -> Result<()> {
+        self.combiner.input(combiner::MEMORY)?.fill(0.0);
+        for index in [latent::K_WINDOW, latent::V_WINDOW] {
+            self.latent.input(index)?.fill(0.0);
+        }
+        self.decoder.clear_window()?;
+        self.window.clear();
+        self.surprise.clear();
+        self.predicted = None;
+        for scores in [&mut self.output.audible, &mut self.output.visible, &mut self.output.source] {
+            scores.fill(0.0);
+        }
+        self.output.surprise = None;
+        Ok(())
+    }
+
+    /// Writes a sentence about the newest snippet, or answers a question about the window.
+    pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
+        self.decoder.write(prompt, &self.window, self.now)
+    }
+
+    /// Encoders: each modality's tokens into the Combiner's inputs; zeros where there is nothing.
+    fn encode(&mut self, input: &Input<'_>) -> Result<()> {
+        let per_frame = G.video_tokens * G.dim;
+        for (index, frame) in input.frames.iter().enumerate() {
+            let range = index * per_frame..(index + 1) * per_frame;
+            match frame {
+                Some(values) => {
+                    self.video.input(0)?.copy_from_slice(values);
+                    let tokens = self.video.run()?;
+                    self.combiner.input(combiner::VIDEO_TOKENS)?[range].copy_from_slice(tokens.get(0)?);
+                }
+                None => self.combiner.input(combiner::VIDEO_TOKENS)?[range].fill(0.0),
+            }
+            self.combiner.input(combiner::FRAME_PRESENT)?[index] = presence(frame.is_some());
+            self.combiner.input(combiner::FRAME_OFFSET)?[index] = input.frame_offset[index];
+        }
+        match input.mel {
+            Some(values) => {
+                self.audio.input(0)?.copy_from_slice(values);
+                let tokens = self.audio.run()?;
+                self.combiner.input(combiner::AUDIO_TOKENS)?.copy_from_slice(tokens.get(0)?);
+            }
+            None => self.combiner.input(combiner::AUDIO_TOKENS)?.fill(0.0),
+        }
+        self.combiner.input(combiner::AUDIO_PRESENT)?[0] = presence(input.mel.is_some());
+        self.combiner.input(combiner::DT)?[0] = input.dt;
+        Ok(())
+    }
+
+    /// Combiner: tokens into the latent model's input, memory back into its own. False if anything is not finite.
+    fn combine(&mut self, input: &Input<'_>) -> Result<bool> {
+        let combined = self.combiner.run()?;
+        if !combined.all_finite()? {
+            return Ok(false);
+        }
+        let tokens = combined.get(0)?;
+        self.latent.input(latent::TOKENS)?.copy_from_slice(tokens);
+        self.combiner.input(combiner::MEMORY)?.copy_from_slice(combined.get(1)?);
+        // The prediction assumed that nothing is left out between the snippets.
+        let gapless = (input.dt - SNIPPET_SECONDS).abs() < 1e-3;
+        let error = self.predicted.as_ref().filter(|_| gapless).map(|p| prediction_error(&p[..], tokens));
+        self.output.surprise = error.and_then(|e| self.surprise.score(e));
+        Ok(true)
+    }
+
+    /// Latent model: scores, prediction, and the window's new slot. False if anything is not finite.
+    fn look_back(&mut self, input: &Input<'_>) -> Result<bool> {
+        let slot = self.window.next_slot();
+        let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
+        self.window.ages(input.start, Some(slot), &mut age, &mut valid);
+        self.latent.input(latent::AGE)?.copy_from_slice(&age);
+        self.latent.input(latent::VALID)?.copy_from_slice(&valid);
+        let out = self.latent.run()?;
+        if !out.all_finite()? {
+            return Ok(false);
+        }
+        let Output { audible, visible, source, reset, .. } = &mut self.output;
+        for (scores, index) in [(audible, 2), (visible, 3), (source, 4)] {
+            for (p, &logit) in scores.iter_mut().zip(out.get(index)?) {
+                *p = sigmoid(logit);
+            }
+        }
+        *reset = false;
+        self.predicted.get_or_insert_with(|| Box::new([0.0; TOKEN_BLOCK])).copy_from_slice(out.get(1)?);
+        for (window, new) in [(latent::K_WINDOW, 5), (latent::V_WINDOW, 6)] {
+            write_slot(self.latent.input(window)?, out.get(new)?, slot);
+        }
+        self.decoder.remember(out.get(7)?, out.get(8)?, slot)?;
+        self.window.push(input.start);
+        Ok(true)
+    }
+}
+
+/// Input indices of `combiner.onnx`.
+mod combiner {
+    pub(super) const VIDEO_TOKENS: usize = 0;
+    pub(super) const AUDIO_TOKENS: usize = 1;
+    pub(super) const FRAME_PRESENT: usize = 2;
+    pub(super) const AUDIO_PRESENT: usize = 3;
+    pub(super) const FRAME_OFFSET: usize = 4;
+    pub(super) const DT: usize = 5;
+    pub(super) const MEMORY: usize = 6;
+}
+
+/// Input indices of `latent.onnx`.
+mod latent {
+    pub(super) const TOKENS: usize = 0;
+    pub(super) const K_WINDOW: usize = 1;
+    pub(super) const V_WINDOW: usize = 2;
+    pub(super) const AGE: usize = 3;
+    pub(super) const VALID: usize = 4;
+}
+
+fn load(bundle: &Bundle, name: &'static str, file: &GraphFile, inputs: &[Port], outputs: &[Port]) -> Result<Graph> {
+    let bytes = bundle.read(&file.file, &file.sha256)?;
+    let path = bundle.dir().join(&file.file);
+    Graph::load(name, &path.display().to_string(), &bytes, inputs, outputs)
+}
+
+/// Copies a snippet's block of each layer, `[layers, block]`, into slot `slot` of a ring `[layers, WINDOW, block]`.
+fn write_slot(ring: &mut [f32], new: &[f32], slot: usize) {
+    for (layer, block) in new.chunks_exact(TOKEN_BLOCK).enumerate() {
+        let at = (layer * WINDOW + slot) * TOKEN_BLOCK;
+        ring[at..at + TOKEN_BLOCK].copy_from_slice(block);
+    }
+}
+
+fn presence(present: bool) -> f32 {
+    if present { 1.0 } else { 0.0 }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+impl From<girasol_model::BundleError> for Error {
+    fn from(error: girasol_model::BundleError) -> Self {
+        let kind = if error.missing { ErrorKind::Unavailable } else { ErrorKind::Data };
+        Self::new(kind, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shipped bundle, or the one that `GIRASOL_BUNDLE` names.
+    fn bundle() -> Bundle {
+        let dir = std::env::var("GIRASOL_BUNDLE")
+            .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../models/bundle").into());
+        Bundle::open(dir, env!("CARGO_PKG_VERSION")).unwrap()
+    }
+
+    fn input<'a>(index: i64, mel: &'a [f32], frame: &'a [f32]) -> Input<'a> {
+        Input {
+            start: MonoTime(index * 960_000_000),
+            dt: SNIPPET_SECONDS,
+            mel: Some(mel),
+            frames: [Some(frame); FRAMES],
+            frame_offset: [0.24, 0.72],
+        }
+    }
+
+    #[test]
+    fn the_shipped_bundle_computes_what_it_was_made_to() {
+        let bundle = bundle();
+        let mut model = Model::load(&bundle).unwrap();
+        let result = model.self_test(&bundle).unwrap().expect("the shipped bundle has a golden run");
+        assert!(result.snippets >= 3 && result.sentences >= 1 && result.max_difference <= result.tolerance);
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_resets_the_state_and_the_next_snippet_is_as_fresh() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let (mel, frame) = (vec![-2.0; MEL_VALUES], vec![0.3; FRAME_VALUES]);
+        let fresh = model.step(&input(0, &mel, &frame)).unwrap().clone();
+        model.combiner.input(combiner::MEMORY).unwrap()[5] = f32::NAN;
+        let output = model.step(&input(1, &mel, &frame)).unwrap();
+        assert!(output.reset && output.audible.iter().all(|&p| p == 0.0));
+        assert_eq!(model.resets(), 1);
+        let again = model.step(&input(2, &mel, &frame)).unwrap();
+        assert!(!again.reset);
+        assert_eq!(again.audible, fresh.audible);
+        assert_eq!(again.visible, fresh.visible);
+    }
+
+    #[test]
+    fn surprise_is_absent_after_a_gap_and_defined_after_the_warm_up() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let (mel, frame) = (vec![-2.0; MEL_VALUES], vec![0.3; FRAME_VALUES]);
+        for index in 0..40 {
+            let surprise = model.step(&input(index, &mel, &frame)).unwrap().surprise;
+            assert_eq!(surprise.is_some(), index > 32, "snippet {index}");
+        }
+        let gap = Input { dt: 5.76, ..input(45, &mel, &frame) };
+        assert_eq!(model.step(&gap).unwrap().surprise, None);
+    }
+
+    #[test]
+    fn without_any_modality_the_model_still_runs() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let nothing = Input {
+            start: MonoTime(0),
+            dt: SNIPPET_SECONDS,
+            mel: None,
+            frames: [None; FRAMES],
+            frame_offset: [0.24, 0.72],
+        };
+        let output = model.step(&nothing).unwrap();
+        assert!(!output.reset && output.audible.iter().all(|p| p.is_finite()));
+        model.write(&Prompt::Caption).unwrap();
+    }
+
+    /// tract 0.23 turns a Softmax between quantise and dequantise nodes into a table: a silent wrong result.
+    #[test]
+    fn no_softmax_is_lost_and_nothing_runs_in_integers_while_the_contract_says_f32() {
+        let bundle = bundle();
+        let model = Model::load(&bundle).unwrap();
+        for (graph, least) in [(&model.combiner, 3), (&model.latent, 2), (&model.decoder.graph, 4)] {
+            let names = graph.operators();
+            let softmax = names.iter().filter(|n| n.contains("Softmax") || n.contains("softmax")).count();
+            assert!(softmax >= least, "{}: {names:?}", graph.name());
+            assert!(!names.iter().any(|n| n.contains("Quantize") || n.contains("QMatMul")), "{names:?}");
+        }
+    }
+}

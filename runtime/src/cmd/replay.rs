@@ -1,0 +1,231 @@
+//! `girasol replay`: the real pipeline on a recording.
+
+use std::{
+    fs::File,
+    io::{BufWriter, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use girasol::{
+    Error, ErrorKind, Result,
+    clock::{Clock, MonoTime, RealClock},
+    config::Config,
+    event::{EventIdentity, Origin},
+    mqtt::{MqttPublisher, Publisher, Topics},
+    pipeline::{Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
+    source::clip::{Clip, Want},
+};
+use girasol_model::Bundle;
+
+use super::rss_kib;
+
+/// How long the broker gets to take what is left at the end.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Run the pipeline on a recording: .wav and .y4m natively (clip.y4m together with clip.wav), anything else through ffmpeg
+#[derive(Debug, Args)]
+pub(super) struct Replay {
+    /// The recording
+    clip: PathBuf,
+    #[command(flatten)]
+    config: super::ConfigArgs,
+    /// As fast as it goes instead of in real time; never skips
+    #[arg(long)]
+    full_speed: bool,
+    /// Leave the picture out
+    #[arg(long, conflicts_with = "video_only")]
+    audio_only: bool,
+    /// Leave the sound out
+    #[arg(long)]
+    video_only: bool,
+    /// Publish nothing
+    #[arg(long)]
+    no_mqtt: bool,
+    /// Write each event as a line of JSON to this file; - is standard output
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// What to say on standard error after each snippet
+    #[arg(long, value_enum, default_value_t = Progress::Auto)]
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Progress {
+    /// A line that is rewritten, on a terminal; nothing elsewhere
+    Auto,
+    /// A line that is rewritten
+    Plain,
+    /// A line of JSON per snippet
+    Json,
+    /// Nothing
+    None,
+}
+
+impl Replay {
+    pub(super) fn run(self) -> Result<ExitCode> {
+        let config = self.config.load()?;
+        let clock: Arc<dyn Clock> = Arc::new(RealClock);
+        let want = Want { audio: !self.video_only, video: !self.audio_only };
+        let clip = Clip::open(&self.clip, want)?;
+        let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
+        let identity = |bundle: &str| EventIdentity {
+            device: config.device.name.clone(),
+            origin: Origin::Replay { clip: clip.id_hex(), bundle: bundle.to_owned() },
+        };
+        let mut processor = Processor::new(&bundle, config.event_settings(), identity, Arc::clone(&clock))?;
+
+        let settings = config.mqtt_settings();
+        let topics = Topics::new(&settings.prefix, &settings.device)?;
+        let expiry = settings.event_expiry;
+        let publisher = match self.no_mqtt {
+            true => None,
+            false => Some(MqttPublisher::start(settings, Arc::clone(&clock))?),
+        };
+        let mut emitter = Emitter::new(topics, expiry, publisher.as_ref().map(|p| p as &dyn Publisher));
+        if let Some(path) = &self.events {
+            emitter = emitter.also_to(open_lines(path)?);
+        }
+        let (speed, epoch) = match self.full_speed {
+            true => (Speed::Full, MonoTime(0)),
+            false => (Speed::RealTime, clock.now() + Duration::from_millis(100)),
+        };
+        let duration = clip.duration;
+        let mut session = Session {
+            emitter,
+            publisher: publisher.as_ref(),
+            progress: ProgressLine::new(self.progress, duration, &*clock, epoch, speed),
+            speed,
+        };
+        let stop = AtomicBool::new(false);
+        let summary = Player::new(clip, &mut processor, Arc::clone(&clock)).run(speed, epoch, &stop, &mut session)?;
+        let Session { mut emitter, progress, .. } = session;
+        emitter.flush()?;
+        progress.finish();
+        let events = emitter.events();
+        drop(emitter);
+        let unsent = publisher.map_or(0, |p| p.shutdown(FAREWELL).outbox.queued);
+        self.report(&config, &summary, events, unsent)
+    }
+
+    fn report(&self, config: &Config, summary: &Summary, events: u64, unsent: u64) -> Result<ExitCode> {
+        let c = &summary.counters;
+        let position = summary.end.as_secs_f64();
+        tracing::info!(
+            snippets = c.delivered,
+            skipped = c.skipped,
+            events,
+            seconds = position,
+            busy_ms = u64::try_from(summary.busy.as_millis()).unwrap_or(u64::MAX),
+            rss_kib = rss_kib(),
+            "replay done"
+        );
+        if c.delivered == 0 {
+            return Err(Error::new(ErrorKind::Data, format!("{}: shorter than one snippet", self.clip.display()))
+                .help("a recording needs at least half a second"));
+        }
+        if unsent > 0 {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{unsent} messages did not reach the broker at {}", config.mqtt.url),
+            )
+            .help("is it running? `girasol check` tries the connection; --no-mqtt replays without a broker"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(std::io::stdout().lock()));
+    }
+    let file = File::create(path).map_err(|e| Error::io(path, e))?;
+    Ok(Box::new(BufWriter::new(file)))
+}
+
+/// Hands products to the emitter and says how it goes.
+struct Session<'a> {
+    emitter: Emitter<'a>,
+    publisher: Option<&'a MqttPublisher>,
+    progress: ProgressLine,
+    speed: Speed,
+}
+
+impl Listener for Session<'_> {
+    fn product(&mut self, product: Product) {
+        self.emitter.take(&product);
+    }
+
+    fn report(&mut self, report: &Report) -> Result<()> {
+        self.progress.show(report);
+        if self.speed == Speed::Full
+            && let Some(publisher) = self.publisher
+            && publisher.status().outbox.queued > 512
+        {
+            // Nothing may be dropped from the queue only because the clip runs faster than life.
+            let _ = publisher.flush(FAREWELL);
+        }
+        self.emitter.check()
+    }
+}
+
+/// The progress line, or lines of JSON.
+struct ProgressLine {
+    style: Progress,
+    duration: Option<Duration>,
+    busy: Duration,
+    snippets: u32,
+}
+
+impl ProgressLine {
+    fn new(style: Progress, duration: Option<Duration>, clock: &dyn Clock, epoch: MonoTime, speed: Speed) -> Self {
+        let style = match style {
+            Progress::Auto if std::io::stderr().is_terminal() => Progress::Plain,
+            Progress::Auto => Progress::None,
+            style => style,
+        };
+        if style == Progress::Json {
+            let ahead = if speed == Speed::RealTime { epoch.since(clock.now()) / 1_000_000 } else { 0 };
+            eprintln!("{}", serde_json::json!({ "epoch_unix_ms": clock.wall_ms() + ahead }));
+        }
+        Self { style, duration, busy: Duration::ZERO, snippets: 0 }
+    }
+
+    fn show(&mut self, report: &Report) {
+        self.busy += report.cost;
+        self.snippets += 1;
+        let position = report.end.as_secs_f64();
+        let cost_ms = report.cost.as_secs_f64() * 1e3;
+        let factor = self.busy.as_secs_f64() / (f64::from(self.snippets) * 0.96);
+        match self.style {
+            Progress::Json => {
+                let line = serde_json::json!({
+                    "snippet": report.index, "position_s": position, "cost_ms": round(cost_ms), "rtf": round(factor),
+                    "rss_kb": rss_kib(),
+                });
+                eprintln!("{line}");
+            }
+            Progress::Plain => {
+                let of = self.duration.map_or(String::new(), |d| format!(" of {:.1}", d.as_secs_f64()));
+                eprint!(
+                    "\r{position:7.1} s{of}  snippet {cost_ms:6.1} ms  real-time factor {factor:.3}  RSS {:.1} MB ",
+                    rss_kib() as f64 / 1024.0
+                );
+            }
+            Progress::Auto | Progress::None => {}
+        }
+    }
+
+    fn finish(&self) {
+        if self.style == Progress::Plain && self.snippets > 0 {
+            eprintln!();
+        }
+    }
+}
+
+fn round(x: f64) -> f64 {
+    (x * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,140 @@
+//! The configuration reference, made from one table that a test holds against the types.
+
+use std::fmt::Write as _;
+
+use super::Config;
+
+/// Key, type or allowed values, meaning.
+const KEYS: &[(&str, &str, &str)] = &[
+    ("device.name", "1–64 of `a-z A-Z 0-9 _ - .`", "Name of this board in topics and events."),
+    ("model.bundle", "path", "Directory of the model bundle."),
+    (
+        "model.thresholds",
+        "`low_false_alarm` or `best_f1`",
+        "Operating point of every label: about one false alarm per hour or fewer, or the best balance.",
+    ),
+    ("mqtt.url", "`mqtt://host[:1883]` or `mqtts://host[:8883]`", "The broker."),
+    ("mqtt.topic_prefix", "text", "First part of every topic."),
+    ("mqtt.client_id", "text", "MQTT client id; empty means `girasol-<device.name>`. Must be unique at the broker."),
+    ("mqtt.username", "text", "User name; empty means none."),
+    ("mqtt.password_file", "path", "File whose first line is the password."),
+    ("mqtt.ca_file", "path", "Certificate authority (PEM) for `mqtts`; without it, the system's."),
+    ("mqtt.client_cert_file", "path", "Client certificate chain (PEM) for `mqtts`."),
+    ("mqtt.client_key_file", "path", "Client private key (PEM) for `mqtts`."),
+    ("mqtt.keep_alive", "duration, 5s–1h", "Interval after which a silent connection is probed."),
+    (
+        "mqtt.queue",
+        "16–100000",
+        "Messages held while the broker is away; when full the oldest are dropped and counted.",
+    ),
+    ("events.update_every", "duration", "An open event is updated at least this often."),
+    ("events.why", "`true` or `false`", "Publish a record for every event that was raised or nearly raised, and why."),
+    ("hear.enabled", "`true` or `false`", "Whether this sense raises events at all."),
+    ("hear.release_snippets", "1–60", "Snippets (0.96 s) in a row below the threshold that end an event."),
+    ("hear.cool_down", "duration", "Least time between the end of an event and the next of the same label."),
+    ("hear.max_duration", "duration, ≥ 1s", "An event that lasts longer is ended; a new one begins if it goes on."),
+    ("hear.hold", "duration", "How long an open event outlives the loss of its microphone."),
+    ("hear.labels.<label>.enabled", "`true` or `false`", "Whether this sound raises events; default from the bundle."),
+    ("hear.labels.<label>.on", "0–1", "Probability at which an event begins; default from the bundle."),
+    ("hear.labels.<label>.off", "0–1", "Probability below which it ends; default from the bundle."),
+    (
+        "hear.labels.<label>.min_snippets",
+        "1–60",
+        "Snippets in a row above `on` before an event begins; default from the bundle.",
+    ),
+    ("see.enabled", "`true` or `false`", "Whether this sense raises events at all."),
+    ("see.release_snippets", "1–60", "Snippets (0.96 s) in a row below the threshold that end an event."),
+    ("see.cool_down", "duration", "Least time between the end of an event and the next of the same label."),
+    ("see.max_duration", "duration, ≥ 1s", "An event that lasts longer is ended; a new one begins if it goes on."),
+    ("see.hold", "duration", "How long an open event outlives the loss of its camera."),
+    ("see.labels.<label>.enabled", "`true` or `false`", "Whether this sight raises events; default from the bundle."),
+    ("see.labels.<label>.on", "0–1", "Probability at which an event begins; default from the bundle."),
+    ("see.labels.<label>.off", "0–1", "Probability below which it ends; default from the bundle."),
+    (
+        "see.labels.<label>.min_snippets",
+        "1–60",
+        "Snippets in a row above `on` before an event begins; default from the bundle.",
+    ),
+    ("log.level", "`error`, `warn`, `info`, `debug` or `trace`", "Least severe level that is written."),
+    ("log.format", "`text` or `json`", "Form of the log lines."),
+];
+
+/// docs/reference/config.md.
+#[must_use]
+pub fn reference() -> String {
+    let defaults = toml::Value::try_from(Config::default()).unwrap_or(toml::Value::Boolean(false));
+    let mut out = String::from(
+        "# Configuration reference\n\n\
+         One TOML file, `/etc/girasol/girasol.toml` unless `--config` names another. Every key is optional; an empty\n\
+         file is valid. Durations are a whole number with its unit: `250ms`, `5s`, `10min`, `1h`. An unknown key, a\n\
+         wrong unit or a value out of range is refused with file, line, key and what is allowed.\n\n\
+         This page is made by `girasol config-reference`; a test holds it to the code.\n\n\
+         | key | default | allowed | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    for (key, allowed, meaning) in KEYS {
+        let default = lookup(&defaults, key).map_or_else(|| "–".to_owned(), |v| format!("`{v}`"));
+        let _ = writeln!(out, "| `{key}` | {default} | {allowed} | {meaning} |");
+    }
+    out
+}
+
+fn lookup<'a>(value: &'a toml::Value, key: &str) -> Option<&'a toml::Value> {
+    key.split('.').try_fold(value, |v, part| v.get(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(value: &toml::Value, path: &str, out: &mut Vec<String>) {
+        match value.as_table() {
+            Some(table) => {
+                for (key, value) in table {
+                    leaves(value, &format!("{path}.{key}"), out);
+                }
+            }
+            None => out.push(path.trim_start_matches('.').to_owned()),
+        }
+    }
+
+    /// Every key set, so that the optional ones are seen too.
+    fn full() -> Config {
+        let mut config = Config::default();
+        let path = || Some("/x".into());
+        config.mqtt.password_file = path();
+        config.mqtt.ca_file = path();
+        config.mqtt.client_cert_file = path();
+        config.mqtt.client_key_file = path();
+        let label = super::super::LabelConfig {
+            enabled: Some(true),
+            on: Some(0.5),
+            off: Some(0.25),
+            min_snippets: Some(2),
+        };
+        config.hear.labels.insert("<label>".into(), label);
+        config.see.labels.insert("<label>".into(), label);
+        config
+    }
+
+    #[test]
+    fn the_table_lists_exactly_the_keys_that_exist() {
+        let mut code = Vec::new();
+        leaves(&toml::Value::try_from(full()).unwrap(), "", &mut code);
+        let mut table: Vec<_> = KEYS.iter().map(|(key, ..)| (*key).to_owned()).collect();
+        code.sort();
+        table.sort();
+        assert_eq!(table, code);
+    }
+
+    #[test]
+    fn the_page_is_up_to_date() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/config.md"));
+        assert_eq!(page.unwrap_or_default(), reference(), "run: girasol config-reference >docs/reference/config.md");
+    }
+
+    #[test]
+    fn the_full_configuration_is_read_back() {
+        let text = toml::to_string(&full()).unwrap();
+        assert_eq!(Config::parse(&text, "x").unwrap(), full());
+    }
+}

@@ -1,0 +1,47 @@
+//! What the frontends cost on this machine; for `girasol bench`.
+
+use super::{
+    mel::{LogMel, MEL_BINS, MEL_FRAMES, PATCH_SAMPLES},
+    video::{PixelFormat, Range, Resizer, TENSOR_VALUES, frame_tensor},
+};
+use crate::{
+    Result,
+    clock::Clock,
+    model::{StageCost, median_time},
+    source::Frame,
+};
+
+/// A common camera picture.
+const CAMERA: (usize, usize) = (640, 480);
+
+/// Times each frontend over `iterations` calls on generated input.
+pub fn profile(iterations: usize, clock: &dyn Clock) -> Result<Vec<StageCost>> {
+    let mut costs = Vec::new();
+    let mut time = |stage, calls, run: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        costs.push(StageCost { stage, calls, macs: 0, median: median_time(iterations, clock, run)? });
+        Ok(())
+    };
+
+    let picture: Vec<u8> = (0..CAMERA.0 * CAMERA.1 * 2).map(|i| (i % 251).to_le_bytes()[0]).collect();
+    let mut resizer = Resizer::new(PixelFormat::Yuyv, CAMERA.0, CAMERA.1)?;
+    let mut frame = Frame::new();
+    // Fifteen pictures a second come in, whatever the model uses of them.
+    time("resize_yuyv_vga", 15, &mut || Ok(resizer.convert(&picture, 0, Range::Limited, &mut frame)?))?;
+
+    let mut tensor = vec![0.0; TENSOR_VALUES];
+    let previous = Frame::new();
+    time("frame_tensor", 2, &mut || {
+        frame_tensor(&frame, Some(&previous), &mut tensor);
+        Ok(())
+    })?;
+
+    let mut mel = LogMel::new();
+    let patch: Box<[i16; PATCH_SAMPLES]> =
+        Box::new(std::array::from_fn(|i| i16::try_from(i % 2001).unwrap_or(0) - 1000));
+    let mut out = Box::new([0.0; MEL_FRAMES * MEL_BINS]);
+    time("log_mel", 1, &mut || {
+        mel.compute(&patch, &mut out);
+        Ok(())
+    })?;
+    Ok(costs)
+}

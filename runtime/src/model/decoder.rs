@@ -1,0 +1,186 @@
+//! The text decoder: one token at a time, cross-attending to the window of latents.
+
+use girasol_model::{Bundle, Text, Tokenizer};
+
+use super::{
+    G, TOKEN_BLOCK,
+    graph::{Graph, Port},
+    load,
+    window::{WINDOW, Window},
+    write_slot,
+};
+use crate::{Result, clock::MonoTime, event::Sentence};
+
+/// What the decoder is asked for.
+#[derive(Clone, Copy, Debug)]
+pub enum Prompt<'a> {
+    /// A sentence about a label that is heard now.
+    Heard(&'a str),
+    /// A sentence about a label that is seen now.
+    Seen(&'a str),
+    /// A sentence about the newest snippet as a whole.
+    Caption,
+    /// An answer from the last minute.
+    Ask(&'a str),
+}
+
+/// Input indices of `decoder.onnx`.
+mod port {
+    pub(super) const TOKEN: usize = 0;
+    pub(super) const POSITION: usize = 1;
+    pub(super) const SELF_K: usize = 2;
+    pub(super) const SELF_V: usize = 3;
+    pub(super) const SELF_VALID: usize = 4;
+    pub(super) const CROSS_K: usize = 5;
+    pub(super) const CROSS_V: usize = 6;
+    pub(super) const AGE: usize = 7;
+    pub(super) const VALID: usize = 8;
+}
+
+/// The decoder graph with its tokenizer and windows.
+pub(crate) struct Decoder {
+    pub(super) graph: Graph,
+    tokenizer: Tokenizer,
+    text: Text,
+    logits: Vec<f32>,
+}
+
+impl Decoder {
+    pub(crate) fn load(bundle: &Bundle) -> Result<Self> {
+        let manifest = bundle.manifest();
+        let vocabulary = manifest.text.vocab.len();
+        let (d, m, t, layers) = (G.dim, G.snippet_tokens, G.decoder_context, G.decoder_layers);
+        let graph = load(
+            bundle,
+            "decoder",
+            &manifest.graphs.decoder,
+            &[
+                Port::i64("token", [1]),
+                Port::i64("position", [1]),
+                Port::f32("self_k", [1, layers, t, d]),
+                Port::f32("self_v", [1, layers, t, d]),
+                Port::f32("self_valid", [1, t]),
+                Port::f32("cross_k", [1, layers, WINDOW, m, d]),
+                Port::f32("cross_v", [1, layers, WINDOW, m, d]),
+                Port::f32("age", [1, WINDOW]),
+                Port::f32("valid", [1, WINDOW]),
+            ],
+            &[
+                Port::f32("logits", [1, vocabulary]),
+                Port::f32("self_k_new", [1, layers, d]),
+                Port::f32("self_v_new", [1, layers, d]),
+            ],
+        )?;
+        let tokenizer = Tokenizer::new(&manifest.text);
+        Ok(Self { graph, tokenizer, text: manifest.text.clone(), logits: vec![0.0; vocabulary] })
+    }
+
+    /// Keeps the cross-attention keys and values of the snippet in `slot`.
+    pub(crate) fn remember(&mut self, k: &[f32], v: &[f32], slot: usize) -> Result<()> {
+        debug_assert_eq!(k.len(), G.decoder_layers * TOKEN_BLOCK);
+        write_slot(self.graph.input(port::CROSS_K)?, k, slot);
+        write_slot(self.graph.input(port::CROSS_V)?, v, slot);
+        Ok(())
+    }
+
+    pub(crate) fn clear_window(&mut self) -> Result<()> {
+        self.graph.input(port::CROSS_K)?.fill(0.0);
+        self.graph.input(port::CROSS_V)?.fill(0.0);
+        Ok(())
+    }
+
+    /// Greedy decoding. Special tokens cannot be written, nor a continuation at the start.
+    pub(crate) fn write(&mut self, prompt: &Prompt<'_>, window: &Window, now: MonoTime) -> Result<Sentence> {
+        let prompt = self.prompt_tokens(prompt);
+        let (written, confidence) = self.rewrite(&prompt, window, now)?;
+        Ok(Sentence { text: self.tokenizer.decode(&written), confidence })
+    }
+
+    /// [`Self::write`] from a prompt in tokens, to tokens.
+    pub(crate) fn rewrite(&mut self, prompt: &[u32], window: &Window, now: MonoTime) -> Result<(Vec<u32>, f32)> {
+        let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
+        window.ages(now, None, &mut age, &mut valid);
+        self.graph.input(port::AGE)?.copy_from_slice(&age);
+        self.graph.input(port::VALID)?.copy_from_slice(&valid);
+        self.continue_prompt(prompt)
+    }
+
+    /// Runs the prompt and writes on; returns the tokens and the geometric mean of their probabilities.
+    fn continue_prompt(&mut self, prompt: &[u32]) -> Result<(Vec<u32>, f32)> {
+        self.graph.input(port::SELF_VALID)?.fill(0.0);
+        for (position, &token) in prompt.iter().enumerate() {
+            self.run(token, position)?;
+        }
+        let room = G.decoder_context - prompt.len();
+        let mut written = Vec::with_capacity(self.text.max_output);
+        let mut log_probability = 0.0;
+        let mut tokens = 0.0f32;
+        loop {
+            let (token, p) = self.choose(written.is_empty());
+            log_probability += p.ln();
+            tokens += 1.0;
+            if token == self.text.eos {
+                break;
+            }
+            written.push(token);
+            if written.len() >= self.text.max_output.min(room) {
+                break;
+            }
+            self.run(token, prompt.len() + written.len() - 1)?;
+        }
+        Ok((written, (log_probability / tokens).exp()))
+    }
+
+    /// Prompt of the task, ended by `bos`; always leaves room for at least one written token.
+    fn prompt_tokens(&self, prompt: &Prompt<'_>) -> Vec<u32> {
+        let prompts = &self.text.prompts;
+        let (template, label, question) = match prompt {
+            Prompt::Heard(id) => (&prompts.event, format!("<hear:{id}>"), ""),
+            Prompt::Seen(id) => (&prompts.event, format!("<see:{id}>"), ""),
+            Prompt::Caption => (&prompts.caption, String::new(), ""),
+            Prompt::Ask(question) => (&prompts.ask, String::new(), *question),
+        };
+        let mut tokens = Vec::with_capacity(G.decoder_context);
+        for piece in template {
+            match piece.as_str() {
+                "{label}" => tokens.push(self.tokenizer.id(&label).unwrap_or(self.text.unk)),
+                "{question}" => tokens.extend(self.tokenizer.encode(question, self.text.max_question)),
+                literal => tokens.push(self.tokenizer.id(literal).unwrap_or(self.text.unk)),
+            }
+        }
+        tokens.truncate(G.decoder_context - 2);
+        tokens.push(self.text.bos);
+        tokens
+    }
+
+    /// One step of the graph; leaves its logits in `self.logits`.
+    fn run(&mut self, token: u32, position: usize) -> Result<()> {
+        self.graph.input_i64(port::TOKEN)?[0] = i64::from(token);
+        self.graph.input_i64(port::POSITION)?[0] = i64::try_from(position).unwrap_or(i64::MAX);
+        let out = self.graph.run()?;
+        self.logits.copy_from_slice(out.get(0)?);
+        for (index, new) in [(port::SELF_K, 1), (port::SELF_V, 2)] {
+            let cache = self.graph.input(index)?;
+            for (layer, values) in out.get(new)?.chunks_exact(G.dim).enumerate() {
+                let at = (layer * G.decoder_context + position) * G.dim;
+                cache[at..at + G.dim].copy_from_slice(values);
+            }
+        }
+        self.graph.input(port::SELF_VALID)?[position] = 1.0;
+        Ok(())
+    }
+
+    /// The likeliest allowed token and its probability among the allowed ones.
+    fn choose(&self, first: bool) -> (u32, f32) {
+        let allowed = |id: u32| {
+            id == self.text.eos || !(self.tokenizer.is_special(id) || first && self.tokenizer.is_continuation(id))
+        };
+        let candidates = || (0u32..).zip(&self.logits).filter(|&(id, _)| allowed(id));
+        let (best, &top) =
+            candidates().max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((self.text.eos, &f32::NEG_INFINITY));
+        let sum: f32 = candidates().map(|(_, l)| (l - top).exp()).sum();
+        // A NaN in the logits (a broken state) must not become a confidence.
+        let p = 1.0 / sum;
+        (best, if p.is_finite() { p } else { 0.0 })
+    }
+}

@@ -1,0 +1,84 @@
+//! From products to bytes: events and `why` records as JSON, to the broker and to a file.
+
+use std::io::Write;
+
+use super::Product;
+use crate::{
+    Error, Result,
+    mqtt::{Message, Publisher, Topics},
+};
+
+/// Serialises what the processor makes and hands it on.
+pub struct Emitter<'a> {
+    topics: Topics,
+    expiry: std::time::Duration,
+    publisher: Option<&'a dyn Publisher>,
+    lines: Option<Box<dyn Write + 'a>>,
+    fault: Option<Error>,
+    events: u64,
+}
+
+impl<'a> Emitter<'a> {
+    /// Publishes below `topics`, if there is a publisher; messages expire after `expiry`.
+    #[must_use]
+    pub fn new(topics: Topics, expiry: std::time::Duration, publisher: Option<&'a dyn Publisher>) -> Self {
+        Self { topics, expiry, publisher, lines: None, fault: None, events: 0 }
+    }
+
+    /// Writes each event as a line of JSON, too.
+    #[must_use]
+    pub fn also_to(mut self, lines: Box<dyn Write + 'a>) -> Self {
+        self.lines = Some(lines);
+        self
+    }
+
+    /// Takes a product. A fault is kept for [`Self::check`]: the processor cannot do anything about it.
+    pub fn take(&mut self, product: &Product) {
+        let (topic, payload) = match product {
+            Product::Event(event) => (self.topics.event(), serde_json::to_vec(event)),
+            Product::Why(why) => (self.topics.why(), serde_json::to_vec(why)),
+        };
+        let Ok(payload) = payload else {
+            tracing::error!("an event could not be written as JSON");
+            return;
+        };
+        if matches!(product, Product::Event(_)) {
+            self.events += 1;
+            self.write_line(&payload);
+        }
+        if let Some(publisher) = self.publisher {
+            let message = Message { expiry: Some(self.expiry), ..Message::new(topic, payload) };
+            if let Err(refused) = publisher.publish(message) {
+                tracing::warn!(%refused, "an event was not taken for publishing");
+            }
+        }
+    }
+
+    /// Number of events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The first fault in writing, once.
+    pub fn check(&mut self) -> Result<()> {
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
+    /// Writes out what is buffered.
+    pub fn flush(&mut self) -> Result<()> {
+        if let Some(lines) = &mut self.lines {
+            lines.flush().map_err(|e| Error::io("events file", e))?;
+        }
+        self.check()
+    }
+
+    fn write_line(&mut self, payload: &[u8]) {
+        let Some(lines) = &mut self.lines else { return };
+        if let Err(e) = lines.write_all(payload).and_then(|()| lines.write_all(b"\n")) {
+            // One report, then no more tries: a full disk stays full for a while.
+            self.lines = None;
+            self.fault.get_or_insert(Error::io("events file", e).help("is the disk full? events are lost from here on"));
+        }
+    }
+}

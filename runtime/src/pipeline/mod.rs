@@ -1,0 +1,14 @@
+//! The stations joined: recordings (and later devices) → timeline → processor → publisher.
+//!
+//! At full speed everything happens on the caller's thread and nothing is ever skipped. In real time each source has a
+//! thread that hands pool slots over bounded queues; the caller's thread assembles and infers. Why: docs/decisions/
+//! 0006-threads-and-queues.md.
+
+mod emit;
+mod feed;
+mod processor;
+mod replay;
+
+pub use emit::Emitter;
+pub use processor::{Processor, Product, Report};
+pub use replay::{Listener, Replay, Speed, Summary};

@@ -1,0 +1,194 @@
+//! One snippet from pixels and samples to events: frontends, model, event engine. Runs on one thread.
+
+use std::sync::Arc;
+
+use girasol_model::{Bundle, Manifest};
+
+use crate::{
+    Result,
+    clock::{Clock, MonoTime},
+    event::{
+        EndReason, Event, EventEngine, EventIdentity, EventSettings, LabelRef, Narrator, Scores, Sense, Sentence,
+        SnippetInfo, Why,
+    },
+    frontend::{mel::LogMel, video::frame_tensor},
+    model::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Output, Prompt},
+    source::Frame,
+    timeline::Snippet,
+};
+
+/// What comes out of the processor.
+#[derive(Debug)]
+pub enum Product {
+    /// Something began, went on or ended.
+    Event(Event),
+    /// Why an event was or was not raised.
+    Why(Why),
+}
+
+/// What one snippet cost and said.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// Number of the snippet.
+    pub index: u64,
+    /// Its end on the timeline.
+    pub end: MonoTime,
+    /// Time from the first pixel to the last event.
+    pub cost: std::time::Duration,
+}
+
+/// Frontends, model and event engine with their buffers; allocates nothing of its own per snippet but the events.
+pub struct Processor {
+    mel: LogMel,
+    patch: Box<[f32; MEL_VALUES]>,
+    frames: [Box<[f32; FRAME_VALUES]>; FRAMES],
+    /// The last frame given to the model, for the difference channel.
+    previous: Frame,
+    has_previous: bool,
+    model: Model,
+    engine: EventEngine,
+    clock: Arc<dyn Clock>,
+}
+
+impl Processor {
+    /// Loads the bundle and gets ready for the first snippet. `identity` is made from the bundle's id.
+    pub fn new(
+        bundle: &Bundle,
+        settings: EventSettings,
+        identity: impl FnOnce(&str) -> EventIdentity,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let model = Model::load(bundle)?;
+        let engine = EventEngine::new(model.manifest(), settings, identity(model.bundle_id()))?;
+        Ok(Self {
+            mel: LogMel::new(),
+            patch: Box::new([0.0; MEL_VALUES]),
+            frames: std::array::from_fn(|_| Box::new([0.0; FRAME_VALUES])),
+            previous: Frame::new(),
+            has_previous: false,
+            model,
+            engine,
+            clock,
+        })
+    }
+
+    /// The model, for its manifest and counters.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model's words on the newest snippet.
+    pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
+        self.model.write(prompt)
+    }
+
+    /// Takes one snippet; what it says goes to `sink`.
+    pub fn step(&mut self, snippet: &Snippet, sink: &mut dyn FnMut(Product)) -> Result<Report> {
+        self.step_with(snippet, sink, &mut |_, _| {})
+    }
+
+    /// [`Self::step`], with a look at every score before events are made of them.
+    pub fn step_with(
+        &mut self,
+        snippet: &Snippet,
+        sink: &mut dyn FnMut(Product),
+        look: &mut dyn FnMut(&Manifest, &Output),
+    ) -> Result<Report> {
+        let started = self.clock.now();
+        self.prepare(snippet);
+        let input = Input {
+            start: snippet.start,
+            dt: snippet.dt,
+            mel: snippet.audio_present.then_some(&self.patch[..]),
+            frames: std::array::from_fn(|k| snippet.frame_present[k].then_some(&self.frames[k][..])),
+            frame_offset: snippet.frame_offset,
+        };
+        self.model.step(&input)?;
+        // The scores are moved out (and back below) so that the narrator can use the model meanwhile.
+        let output = self.model.take_output();
+        look(self.model.manifest(), &output);
+        let end = snippet.end();
+        if output.reset {
+            tracing::warn!(snippet = snippet.index, resets = self.model.resets(), "model state was not finite: reset");
+            self.engine.finish(EndReason::Reset, end, &mut |event| sink(Product::Event(event)));
+        } else {
+            self.raise(snippet, &output, sink);
+        }
+        self.model.return_output(output);
+        let cost = std::time::Duration::from_nanos(u64::try_from(self.clock.now().since(started)).unwrap_or(0));
+        Ok(Report { index: snippet.index, end, cost })
+    }
+
+    /// Ends every open event.
+    pub fn finish(&mut self, reason: EndReason, now: MonoTime, sink: &mut dyn FnMut(Product)) {
+        self.engine.finish(reason, now, &mut |event| sink(Product::Event(event)));
+        self.drain_why(sink);
+    }
+
+    /// Frontends: log-mel patch and frame tensors.
+    fn prepare(&mut self, snippet: &Snippet) {
+        if snippet.audio_present {
+            self.mel.compute(snippet.patch(), &mut self.patch);
+        }
+        for k in 0..FRAMES {
+            let Some(frame) = snippet.frame(k) else { continue };
+            frame_tensor(frame, self.has_previous.then_some(&self.previous), &mut self.frames[k][..]);
+            self.previous.copy_from(frame);
+            self.has_previous = true;
+        }
+    }
+
+    fn raise(&mut self, snippet: &Snippet, output: &Output, sink: &mut dyn FnMut(Product)) {
+        let info = SnippetInfo {
+            index: snippet.index,
+            start: snippet.start,
+            end: snippet.end(),
+            dt: snippet.dt,
+            audio_present: snippet.audio_present,
+            frames_present: snippet.frame_present.iter().map(|&p| u8::from(p)).sum(),
+            sync_error_ms: snippet.sync_error_ms,
+        };
+        let scores = Scores {
+            audible: &output.audible,
+            visible: &output.visible,
+            source: &output.source,
+            surprise: output.surprise,
+        };
+        let mut narrator = ModelNarrator(&mut self.model);
+        self.engine.step(&info, &scores, &mut narrator, &mut |event| sink(Product::Event(event)));
+        self.drain_why(sink);
+    }
+
+    fn drain_why(&mut self, sink: &mut dyn FnMut(Product)) {
+        while let Some(why) = self.engine.pop_why() {
+            sink(Product::Why(why));
+        }
+    }
+}
+
+/// The text decoder as narrator of events.
+struct ModelNarrator<'a>(&'a mut Model);
+
+impl Narrator for ModelNarrator<'_> {
+    fn sentence(&mut self, label: LabelRef) -> Sentence {
+        let labels = &self.0.manifest().labels;
+        let list = match label.sense {
+            Sense::Hear => &labels.audible,
+            Sense::See => &labels.visible,
+        };
+        let Some(id) = list.get(label.index).map(|l| l.id.clone()) else { return Sentence::default() };
+        let prompt = match label.sense {
+            Sense::Hear => Prompt::Heard(&id),
+            Sense::See => Prompt::Seen(&id),
+        };
+        match self.0.write(&prompt) {
+            Ok(sentence) => sentence,
+            Err(error) => {
+                // The event is worth more than its sentence; the engine falls back to the label's name.
+                tracing::error!(%error, label = id, "no sentence");
+                Sentence::default()
+            }
+        }
+    }
+}
