@@ -7,5 +7,5 @@ pub mod mel;
 pub mod resample;
 pub mod video;
 
-//#[cfg(test)]
-//mod golden_tests;
+#[cfg(test)]
+mod golden_tests;

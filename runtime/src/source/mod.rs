@@ -8,6 +8,7 @@ pub mod clip;
 pub mod ffmpeg;
 pub mod liveness;
 pub mod pace;
+mod pcm;
 pub mod wav;
 pub mod y4m;
 
