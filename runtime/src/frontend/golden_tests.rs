@@ -57,7 +57,8 @@ fn the_tensor_equals_the_reference_bit_by_bit() {
     let pictures = pictures();
     let mut tensor = vec![0.0; TENSOR_VALUES];
     frame_tensor(&small(&pictures[3]), Some(&small(&pictures[0])), &mut tensor);
-    let rows = tensor.chunks_exact(FRAME_WIDTH).enumerate().filter(|(y, _)| (y % FRAME_HEIGHT).is_multiple_of(2));
+    let rows =
+        tensor.chunks_exact(FRAME_WIDTH).enumerate().filter(|(y, _)| (y % FRAME_HEIGHT).is_multiple_of(2));
     let even_rows: Vec<f32> = rows.flat_map(|(_, row)| row.iter().copied()).collect();
     let golden = TENSOR.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 128.0);
     assert!(even_rows.into_iter().eq(golden));

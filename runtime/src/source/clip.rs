@@ -233,7 +233,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("long.mkv");
         let made = Command::new("ffmpeg")
-            .args(["-nostdin", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=320x240:rate=15:duration=20"])
+            .args([
+                "-nostdin",
+                "-v",
+                "error",
+                "-f",
+                "lavfi",
+                "-i",
+                "testsrc=size=320x240:rate=15:duration=20",
+            ])
             .args(["-c:v", "mpeg4"])
             .arg(&path)
             .status();

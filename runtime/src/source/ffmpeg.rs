@@ -16,8 +16,8 @@ use std::{
 };
 
 use super::{
-    AudioSource, Block, Frame, Read, SourceError, SourceErrorKind, VideoSource, pcm::PcmQueue, wav::read_fully,
-    y4m::Y4mSource,
+    AudioSource, Block, Frame, Read, SourceError, SourceErrorKind, VideoSource, pcm::PcmQueue,
+    wav::read_fully, y4m::Y4mSource,
 };
 
 /// Frames per second asked of the decoder; two per snippet are used.

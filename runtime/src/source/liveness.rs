@@ -241,7 +241,8 @@ impl Liveness {
 
     /// When the next deadline on data falls.
     fn deadline(&self) -> MonoTime {
-        let limit = if self.state == State::Healthy { self.config.stall_after } else { self.config.lose_after };
+        let limit =
+            if self.state == State::Healthy { self.config.stall_after } else { self.config.lose_after };
         self.alive_at + limit
     }
 
@@ -465,7 +466,9 @@ mod tests {
             *self.mode.lock().unwrap()
         }
 
-        fn supervised(&self) -> Supervised<Device, impl FnMut() -> Result<Device, SourceError> + Send + use<>> {
+        fn supervised(
+            &self,
+        ) -> Supervised<Device, impl FnMut() -> Result<Device, SourceError> + Send + use<>> {
             let world = self.clone();
             let open = move || match world.mode() {
                 Mode::Absent => Err(error(SourceErrorKind::Lost)),

@@ -224,7 +224,8 @@ impl AudioSource for WavSource {
 /// Walks the chunks to the sample data; returns the format and the declared data size.
 fn read_header(name: &str, reader: &mut BufReader<File>) -> Result<(Format, u32), SourceError> {
     let damaged = |what: &str| {
-        SourceError::new(SourceErrorKind::Unsupported, format!("{name}: {what}")).help("is it a WAV recording?")
+        SourceError::new(SourceErrorKind::Unsupported, format!("{name}: {what}"))
+            .help("is it a WAV recording?")
     };
     let mut riff = [0; 12];
     let got = read_fully(reader, &mut riff).map_err(|e| SourceError::io(name, &e))?;
@@ -347,7 +348,8 @@ pub(crate) mod tests {
     #[test]
     fn every_encoding_gives_the_same_samples() {
         let want = [0_i16, 16_384, -16_384, 256, -32_768];
-        let i24: Vec<u8> = want.iter().flat_map(|&s| (i32::from(s) << 8).to_le_bytes()[..3].to_vec()).collect();
+        let i24: Vec<u8> =
+            want.iter().flat_map(|&s| (i32::from(s) << 8).to_le_bytes()[..3].to_vec()).collect();
         let i32s: Vec<u8> = want.iter().flat_map(|&s| (i32::from(s) << 16).to_le_bytes()).collect();
         let f32s: Vec<u8> = want.iter().flat_map(|&s| (f32::from(s) / 32_768.0).to_le_bytes()).collect();
         let f64s: Vec<u8> = want.iter().flat_map(|&s| (f64::from(s) / 32_768.0).to_le_bytes()).collect();
@@ -361,7 +363,8 @@ pub(crate) mod tests {
     fn extensible_headers_and_junk_chunks_are_understood() {
         let mut fmt = wav(0xFFFE, 16, 1, 16_000, &[])[20..36].to_vec();
         fmt.extend([22, 0, 16, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 16, 0, 128, 0, 0, 170, 0, 56, 155, 113]);
-        let file = chunks(&[(b"JUNK", &[0; 27]), (b"fmt ", &fmt), (b"LIST", b"abc"), (b"data", &le(&[1, 2, 3]))]);
+        let file =
+            chunks(&[(b"JUNK", &[0; 27]), (b"fmt ", &fmt), (b"LIST", b"abc"), (b"data", &le(&[1, 2, 3]))]);
         assert_eq!(read_all(&mut open(&file).unwrap()), [1, 2, 3]);
     }
 
@@ -398,7 +401,9 @@ pub(crate) mod tests {
             let error = open(&good[..cut]).err().unwrap();
             assert!(error.message.contains("clip.wav: "), "{error}");
         }
-        for bad in [wav(85, 16, 1, 16_000, &[0; 4]), wav(1, 16, 0, 16_000, &[0; 4]), wav(1, 16, 1, 300, &[0; 4])] {
+        for bad in
+            [wav(85, 16, 1, 16_000, &[0; 4]), wav(1, 16, 0, 16_000, &[0; 4]), wav(1, 16, 1, 300, &[0; 4])]
+        {
             assert_eq!(open(&bad).err().unwrap().kind, SourceErrorKind::Unsupported);
         }
     }

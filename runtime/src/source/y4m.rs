@@ -218,13 +218,18 @@ pub(crate) mod tests {
 
     #[test]
     fn colour_formats_have_their_sizes() {
-        for (c, bytes) in [("420jpeg", 7 * 5 + 2 * 4 * 3), ("422", 7 * 5 + 2 * 4 * 5), ("444", 105), ("mono", 35)] {
+        for (c, bytes) in
+            [("420jpeg", 7 * 5 + 2 * 4 * 3), ("422", 7 * 5 + 2 * 4 * 5), ("444", 105), ("mono", 35)]
+        {
             let file = y4m(&format!("W7 H5 F10:1 C{c}"), bytes, 2);
             let mut source = open(&file).unwrap();
             assert_eq!(times(&mut source).len(), 2, "{c}");
             assert!(source.warning().is_none(), "{c}");
         }
-        assert_eq!(open(&y4m("W7 H5 F10:1 C420p10", 10, 1)).err().unwrap().kind, SourceErrorKind::Unsupported);
+        assert_eq!(
+            open(&y4m("W7 H5 F10:1 C420p10", 10, 1)).err().unwrap().kind,
+            SourceErrorKind::Unsupported
+        );
     }
 
     #[test]
