@@ -1,5 +1,12 @@
 //! The frontends against the Python reference (`runtime/tests/goldens/make.py`, whose formulas are repeated here).
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
+
 use super::{
     mel::{LogMel, MEL_BINS, MEL_FRAMES, PATCH_SAMPLES},
     video::{PixelFormat, Range, Resizer, TENSOR_VALUES, frame_tensor},

@@ -289,13 +289,15 @@ pub struct Supervised<S, F> {
     machine: Liveness,
     clock: Arc<dyn Clock>,
     last_error: Option<SourceError>,
+    /// No data since it was opened: what comes first does not follow what came before.
+    fresh: bool,
 }
 
 impl<S, F: FnMut() -> Result<S, SourceError>> Supervised<S, F> {
     /// Supervises what `open` opens; nothing is opened before the first read.
     pub fn new(name: impl Into<String>, open: F, clock: Arc<dyn Clock>, config: LivenessConfig) -> Self {
         let machine = Liveness::new(config, clock.now());
-        Self { name: name.into(), open, source: None, machine, clock, last_error: None }
+        Self { name: name.into(), open, source: None, machine, clock, last_error: None, fresh: true }
     }
 
     /// How the source fares; compare after each read to notice a change.
@@ -379,6 +381,7 @@ impl<S, F: FnMut() -> Result<S, SourceError>> Supervised<S, F> {
         match opened {
             Ok(source) => {
                 self.source = Some(source);
+                self.fresh = true;
                 self.machine.event(now, Event::Opened);
             }
             Err(error) => {
@@ -407,10 +410,14 @@ impl<S: AudioSource, F: FnMut() -> Result<S, SourceError> + Send> AudioSource fo
         self.source.as_ref().map_or(&self.name, |s| s.describe())
     }
     fn read(&mut self, out: &mut Block, timeout: Duration) -> Result<Read, SourceError> {
-        Ok(self.drive(timeout, |source, wait| match source.read(out, wait) {
+        let read = self.drive(timeout, |source, wait| match source.read(out, wait) {
             Ok(Read::Data) if out.is_empty() => Ok(Read::Timeout),
             other => other,
-        }))
+        });
+        if read == Read::Data {
+            out.discontinuity |= std::mem::take(&mut self.fresh);
+        }
+        Ok(read)
     }
 }
 

@@ -282,6 +282,12 @@ pub(super) fn sample_time(index: u64) -> MonoTime {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
 pub(crate) mod tests {
     use super::*;
 

@@ -348,7 +348,7 @@ fn start_of(index: u64) -> i64 {
 
 /// Grid position of a snippet's first sample.
 fn position_of(index: u64) -> i64 {
-    i64::try_from(index).unwrap_or(i64::MAX).saturating_mul(SNIPPET_SAMPLES as i64)
+    i64::try_from(index.saturating_mul(SNIPPET_SAMPLES as u64)).unwrap_or(i64::MAX)
 }
 
 /// The snippet that holds the instant `offset` nanoseconds after the origin; 0 before it.

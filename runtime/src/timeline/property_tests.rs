@@ -1,5 +1,12 @@
 //! The assembler against signals whose samples tell their own time.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
+
 use std::time::Duration;
 
 use proptest::prelude::*;

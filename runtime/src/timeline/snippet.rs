@@ -21,7 +21,8 @@ pub const SNIPPET_SECONDS: f32 = 0.96;
 /// Where the frames should stand, in nanoseconds after the snippet's start.
 pub const FRAME_TARGETS: [i64; FRAMES] = [240_000_000, 720_000_000];
 
-const _: () = assert!(SNIPPET_SAMPLES as i64 * 1_000_000_000 == SNIPPET_NANOS * SAMPLE_RATE as i64);
+const _: () =
+    assert!(SNIPPET_SAMPLES as u64 * 1_000_000_000 == SNIPPET_NANOS.unsigned_abs() * SAMPLE_RATE as u64);
 
 /// What the model gets at a time. A privacy type: no `Clone`, no `Serialize`, no content in `Debug`, samples and
 /// pixels readable inside this crate only. Made once (it is 100 KB) and filled again and again.
