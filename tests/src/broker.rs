@@ -60,9 +60,11 @@ impl Broker {
     /// When it cannot be written.
     pub fn configure(&mut self, lines: &str) {
         let dir = self.dir.path().display().to_string();
+        // Started by root it would become another user, who may not write here.
         let config = format!(
-            "listener {} 127.0.0.1\npersistence true\npersistence_location {dir}/\nautosave_on_changes true\n\
-             autosave_interval 1\nmax_queued_messages 0\nlog_dest file {dir}/log\n{}",
+            "user root\nlistener {} 127.0.0.1\npersistence true\npersistence_location {dir}/\nautosave_on_changes true\n\
+             autosave_interval 1\nmax_queued_messages 0\nmax_inflight_messages 0\n\
+             log_type error\nlog_type warning\nlog_type notice\nlog_type information\nlog_type subscribe\nlog_dest file {dir}/log\n{}",
             self.port,
             lines.replace("{dir}", &dir)
         );
@@ -155,6 +157,94 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.freeze(false);
         self.kill();
+    }
+}
+
+/// `mosquitto_sub` with a session that the broker keeps: sees everything, across restarts of the broker.
+#[derive(Debug)]
+pub struct Subscriber {
+    child: Child,
+    file: PathBuf,
+}
+
+/// A message as a subscriber saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its topic.
+    pub topic: String,
+    /// Whether it was an old one that the broker kept.
+    pub retained: bool,
+    /// Its content.
+    pub payload: String,
+}
+
+impl Subscriber {
+    /// Subscribes as `name` and returns when the broker knows.
+    ///
+    /// # Panics
+    /// When mosquitto_sub is not installed or does not come to subscribe.
+    #[must_use]
+    pub fn new(broker: &Broker, name: &str, filter: &str) -> Self {
+        let file = broker.dir().join(format!("{name}.received"));
+        let out = fs::File::create(&file).expect("a file for what is received");
+        let child = Command::new("mosquitto_sub")
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &broker.port().to_string(),
+                "-V",
+                "5",
+                "-q",
+                "1",
+                "-c",
+                "-x",
+                "3600",
+            ])
+            .args(["-i", name, "-t", filter, "-F", "%t\t%r\t%p"])
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mosquitto_sub is not installed: apt-get install mosquitto-clients");
+        let line = format!("{name} 1 {filter}");
+        wait_until(Duration::from_secs(10), || broker.log().contains(&line)).expect("a subscription");
+        Self { child, file }
+    }
+
+    /// What has come so far.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        let text = fs::read_to_string(&self.file).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().filter_map(Received::parse).collect()
+    }
+
+    /// Waits until `enough` of what has come.
+    ///
+    /// # Panics
+    /// When it is not enough after `within`.
+    pub fn wait(&self, within: Duration, mut enough: impl FnMut(&[Received]) -> bool) -> Vec<Received> {
+        let waited = wait_until(within, || enough(&self.received()));
+        let received = self.received();
+        let tail = &received[received.len().saturating_sub(5)..];
+        assert!(waited.is_ok(), "after {within:?} {} messages have come; the last: {tail:?}", received.len());
+        received
+    }
+}
+
+impl Received {
+    fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.splitn(3, '\t');
+        let (topic, retained, payload) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self { topic: topic.into(), retained: retained == "1", payload: payload.into() })
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -2,4 +2,4 @@
 
 mod broker;
 
-pub use broker::{Broker, Relay, wait_until};
+pub use broker::{Broker, Received, Relay, Subscriber, wait_until};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use memory::MemoryOutbox;
 
-use crate::clock::MonoTime;
+use crate::{Error, ErrorKind, Result, clock::MonoTime};
 
 /// No payload is larger.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
@@ -50,6 +50,34 @@ impl Message {
             retain: false,
             expiry: None,
         }
+    }
+
+    /// [`Message::new`] with `value` as JSON.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when `value` cannot be JSON, which is a bug.
+    pub fn json(topic: impl Into<String>, value: &impl serde::Serialize) -> Result<Self> {
+        let payload =
+            serde_json::to_vec(value).map_err(|e| Error::new(ErrorKind::Internal, "payload").cause(e))?;
+        Ok(Self::new(topic, payload))
+    }
+
+    /// Retained by the broker.
+    #[must_use]
+    pub fn retained(self) -> Self {
+        Self { retain: true, ..self }
+    }
+
+    /// At QoS 0: lost when the broker is away.
+    #[must_use]
+    pub fn volatile(self) -> Self {
+        Self { qos: Qos::AtMostOnce, ..self }
+    }
+
+    /// Dropped at this age.
+    #[must_use]
+    pub fn expires_after(self, age: Duration) -> Self {
+        Self { expiry: Some(age), ..self }
     }
 }
 
@@ -97,7 +125,7 @@ pub trait Outbox: Send {
     ///
     /// # Errors
     /// [`Full`] when the message would not fit into the empty outbox.
-    fn accept(&mut self, message: Message, now: MonoTime) -> Result<Accepted, Full>;
+    fn accept(&mut self, message: Message, now: MonoTime) -> std::result::Result<Accepted, Full>;
 
     /// Hands out the oldest message that has not been handed out since the last [`Outbox::rewind`].
     fn next(&mut self, now: MonoTime) -> Option<Outgoing>;
