@@ -1,1 +1,61 @@
-//! (written next)
+//! MQTT 5: what is published, and how it gets to the broker.
+//!
+//! The rest of the program sees the narrow [`Publisher`] trait, which never waits. [`MqttPublisher`] runs the client
+//! (docs/decisions/0001-mqtt-client.md) on one thread of its own; the [`Outbox`](crate::outbox::Outbox) is its only
+//! memory: each connection starts with a fresh client, and what was not acknowledged is sent again. Topics and payloads
+//! are described in docs/reference/mqtt.md and held against docs/reference/schemas by the tests.
+
+mod backoff;
+mod connection;
+mod driver;
+mod fault;
+mod payload;
+mod publisher;
+mod settings;
+mod topics;
+mod watch;
+
+pub use crate::outbox::{MAX_PAYLOAD_BYTES, Message, Qos};
+pub use fault::{Fault, FaultKind};
+pub use payload::{BundleState, Counters, OFFLINE, ONLINE, Origins, SourceState, State, Surprise};
+pub use publisher::{MqttPublisher, MqttStatus};
+pub use settings::{BrokerUrl, MqttSettings};
+pub use topics::Topics;
+pub use watch::{Seen, describe, watch};
+
+use std::fmt;
+
+/// Hands messages over for publishing.
+pub trait Publisher: Send + Sync {
+    /// Takes `message`. Never blocks and never waits for the broker.
+    ///
+    /// # Errors
+    /// [`Refused`] when the message can never be sent; it is counted.
+    fn publish(&self, message: Message) -> Result<(), Refused>;
+}
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The topic is empty, too long, or holds a wildcard.
+    Topic,
+    /// The payload is larger than [`MAX_PAYLOAD_BYTES`] or than the whole queue.
+    TooLarge,
+    /// There are too many retained topics already.
+    TooManyRetained,
+    /// The publisher has been shut down.
+    ShutDown,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Topic => "not a topic that can be published to",
+            Self::TooLarge => "payload too large",
+            Self::TooManyRetained => "too many retained topics",
+            Self::ShutDown => "the publisher has been shut down",
+        })
+    }
+}
+
+impl std::error::Error for Refused {}

@@ -1,0 +1,290 @@
+//! The publisher's inside: connects, sends, waits, says goodbye.
+//!
+//! Each connection has a client of its own that is thrown away with it, so the outbox is the only place from which
+//! anything is sent again, and at most `in_flight` messages are ever on their way.
+
+use std::{sync::Arc, time::Duration};
+
+use rumqttc::{
+    AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Packet, PublishNoticeError, PublishOptions,
+    PublishProperties, PublishResult, QoS,
+};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    BrokerUrl, Fault, FaultKind, Message, MqttSettings, OFFLINE, Qos, Topics,
+    backoff::Backoff,
+    connection,
+    publisher::{Shared, Task, Ticket, needs_operator},
+};
+
+/// Bytes of a PUBLISH packet beside topic and payload, at most.
+const PACKET_OVERHEAD: usize = 16;
+/// Kept back from the time for a clean end, for `offline` and the closing of the connection.
+const FAREWELL: Duration = Duration::from_millis(700);
+
+/// The thread's state.
+pub(super) struct Driver {
+    pub(super) settings: MqttSettings,
+    pub(super) url: BrokerUrl,
+    pub(super) topics: Topics,
+    pub(super) shared: Arc<Shared>,
+    /// Becomes `Some(time)` when the publisher is to end within that time.
+    pub(super) stopped: watch::Receiver<Option<Duration>>,
+}
+
+/// How a connection, or a try, ended.
+enum End {
+    Stopped,
+    Lost(Fault),
+}
+
+impl Driver {
+    /// Runs until told to stop.
+    pub(super) fn run(mut self) {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                runtime.block_on(self.drive());
+                // A name look-up that hangs must not hold up the end.
+                runtime.shutdown_background();
+            }
+            Err(e) => {
+                error!("mqtt: no runtime: {e}");
+                self.shared.lost(&Fault::new(FaultKind::Setup, e.to_string()));
+            }
+        }
+    }
+
+    async fn drive(&mut self) {
+        let mut backoff = Backoff::new(&self.settings, self.seed());
+        loop {
+            let begun = Instant::now();
+            let End::Lost(fault) = self.connect().await else { break };
+            let wait = backoff.after(fault.kind, begun.elapsed());
+            self.report(&fault, wait);
+            let mut stopped = self.stopped.clone();
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(Option::is_some) => break,
+                () = sleep(wait) => {}
+            }
+        }
+        self.shared.closed();
+    }
+
+    /// Differs from device to device and from start to start.
+    fn seed(&self) -> u64 {
+        let name =
+            self.settings.client_id().bytes().fold(0u64, |seed, b| seed.wrapping_mul(31) ^ u64::from(b));
+        name ^ self.shared.now().0.unsigned_abs()
+    }
+
+    /// Says a fault once, until it changes or the connection was back.
+    fn report(&self, fault: &Fault, wait: Duration) {
+        let next = wait.as_secs_f32();
+        match (self.shared.lost(fault), needs_operator(fault.kind)) {
+            (true, true) => error!("mqtt: {}; next try in {next:.1} s", fault.text),
+            (true, false) => warn!("mqtt: {}; next try in {next:.1} s", fault.text),
+            (false, _) => debug!("mqtt: {}; next try in {next:.1} s", fault.text),
+        }
+    }
+
+    /// One connection, from CONNECT to its end.
+    async fn connect(&mut self) -> End {
+        let will = connection::retained_will(self.topics.availability(), OFFLINE);
+        let id = self.settings.client_id();
+        let options = match connection::options(&self.settings, &self.url, &id, Some(will)) {
+            Ok(options) => options,
+            Err(fault) => return End::Lost(fault),
+        };
+        let capacity = usize::from(self.settings.in_flight) + 8;
+        let (client, mut events) = AsyncClient::builder(options).capacity(capacity).build();
+        let mut stopped = self.stopped.clone();
+        let welcome = tokio::select! {
+            biased;
+            _ = stopped.wait_for(Option::is_some) => return End::Stopped,
+            welcome = welcome(&mut events) => welcome,
+        };
+        let connack = match welcome {
+            Ok(connack) => connack,
+            Err(e) => return End::Lost(Fault::of(&e, &self.url)),
+        };
+        info!("mqtt: connected to {}:{} as {id}", self.url.host, self.url.port);
+        self.shared.connected();
+        let mut session = Session::new(client, events, &self.shared, &self.settings, &connack);
+        let lost = tokio::select! {
+            biased;
+            _ = stopped.wait_for(Option::is_some) => None,
+            e = session.work() => Some(e),
+        };
+        match lost {
+            Some(e) => End::Lost(Fault::of(&e, &self.url)),
+            None => {
+                let within = stopped.borrow().unwrap_or_default();
+                session.farewell(self.topics.availability(), within).await;
+                End::Stopped
+            }
+        }
+    }
+}
+
+/// Polls until the broker's welcome.
+async fn welcome(events: &mut EventLoop) -> Result<ConnAck, ConnectionError> {
+    loop {
+        if let Event::Incoming(Packet::ConnAck(connack)) = events.poll().await? {
+            return Ok(connack);
+        }
+    }
+}
+
+type Settled = (Ticket, Result<PublishResult, PublishNoticeError>);
+
+/// A standing connection.
+struct Session<'a> {
+    client: AsyncClient,
+    shared: &'a Shared,
+    window: usize,
+    max_packet: usize,
+    in_flight: JoinSet<Settled>,
+    poller: JoinHandle<ConnectionError>,
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.poller.abort();
+    }
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        client: AsyncClient,
+        mut events: EventLoop,
+        shared: &'a Shared,
+        settings: &MqttSettings,
+        connack: &ConnAck,
+    ) -> Self {
+        let properties = connack.properties.as_ref();
+        let max_packet = properties.and_then(|p| p.max_packet_size).map_or(usize::MAX, |n| n as usize);
+        let window =
+            properties.and_then(|p| p.receive_max).map_or(settings.in_flight, |n| n.min(settings.in_flight));
+        let poller = tokio::spawn(async move {
+            loop {
+                if let Err(e) = events.poll().await {
+                    return e;
+                }
+            }
+        });
+        Self {
+            client,
+            shared,
+            window: usize::from(window.max(1)),
+            max_packet,
+            in_flight: JoinSet::new(),
+            poller,
+        }
+    }
+
+    /// Sends and settles until the connection ends. May be dropped at any point.
+    async fn work(&mut self) -> ConnectionError {
+        loop {
+            self.send_what_fits().await;
+            tokio::select! {
+                Some(done) = self.in_flight.join_next() => {
+                    if let Ok(settled) = done {
+                        self.settle(settled);
+                    }
+                }
+                () = self.shared.wake.notified() => {}
+                ended = &mut self.poller => return ended.unwrap_or(ConnectionError::RequestsDone),
+            }
+        }
+    }
+
+    async fn send_what_fits(&mut self) {
+        while self.in_flight.len() < self.window {
+            let Some(task) = self.shared.next() else { return };
+            if task.message.topic.len() + task.message.payload.len() + PACKET_OVERHEAD > self.max_packet {
+                self.poison(task.ticket, "larger than the broker takes");
+                continue;
+            }
+            self.send(task).await;
+        }
+    }
+
+    async fn send(&mut self, Task { ticket, message, expiry_seconds }: Task) {
+        let options = publish_options(&message, expiry_seconds);
+        match self.client.publish_tracked(message.topic, message.payload, options).await {
+            Ok(notice) => {
+                self.in_flight.spawn(async move { (ticket, notice.wait_async().await) });
+            }
+            // The connection is ending: the message is still in the outbox and the poller says why.
+            Err(rumqttc::ClientError::RequestChannelDisconnected(_)) => {}
+            Err(e) => self.poison(ticket, &e.to_string()),
+        }
+    }
+
+    fn settle(&self, (ticket, outcome): Settled) {
+        match outcome {
+            Ok(_) => self.shared.settle(ticket, false),
+            Err(PublishNoticeError::V5PubAck(reason)) => self.poison(ticket, &format!("{reason:?}")),
+            Err(PublishNoticeError::RetainNotSupported) => {
+                self.poison(ticket, "the broker keeps no retained messages")
+            }
+            // The connection is ending; what is not acknowledged will be sent on the next.
+            Err(e) => debug!("mqtt: {ticket:?} not acknowledged: {e}"),
+        }
+    }
+
+    fn poison(&self, ticket: Ticket, reason: &str) {
+        warn!("mqtt: the broker refuses a message for good ({ticket:?}): {reason}");
+        self.shared.settle(ticket, true);
+    }
+
+    /// Sends what is left while time allows, then `offline`, then DISCONNECT.
+    async fn farewell(mut self, availability: String, within: Duration) {
+        let end = Instant::now() + within;
+        let flushed = timeout_at(end - FAREWELL.min(within / 2), self.work_until_settled()).await;
+        if flushed.is_err() {
+            warn!("mqtt: stopped with messages left");
+        }
+        let offline = PublishOptions::at_least_once().retained();
+        let goodbye = async {
+            if let Ok(notice) = self.client.publish_tracked(availability, OFFLINE, offline).await {
+                let _ = notice.wait_async().await;
+            }
+        };
+        let _ = timeout(FAREWELL.min(within / 2) / 2, goodbye).await;
+        let _ = self.client.try_disconnect_now();
+        let _ = timeout_at(end, &mut self.poller).await;
+    }
+
+    async fn work_until_settled(&mut self) {
+        while !self.shared.is_settled() {
+            self.send_what_fits().await;
+            tokio::select! {
+                Some(Ok(settled)) = self.in_flight.join_next() => self.settle(settled),
+                _ = &mut self.poller => return,
+            }
+        }
+    }
+}
+
+fn publish_options(message: &Message, expiry_seconds: Option<u32>) -> PublishOptions {
+    let qos = match message.qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+    };
+    let options = PublishOptions::new(qos).retain(message.retain);
+    match expiry_seconds {
+        None => options,
+        Some(_) => options.properties(PublishProperties {
+            message_expiry_interval: expiry_seconds,
+            ..PublishProperties::default()
+        }),
+    }
+}
