@@ -38,7 +38,7 @@ BROKER_CONFIG = """\
 listener {port} 127.0.0.1
 allow_anonymous true
 persistence false
-log_dest stdout
+log_dest stderr
 log_type all
 """
 
@@ -189,7 +189,8 @@ def summary(screen: Screen, truth: dict, run: Run, verdict: Verdict) -> None:
     screen.line()
     screen.line(
         f"  {len(verdict.found)} of {len(truth['expected'])} expected events,"
-        f" {len(verdict.unexpected)} unexpected; source in view or not right for {view_right} of {len(heard)} sounds"
+        f" {len(verdict.unexpected)} unexpected;"
+        f" source in view or not right for {view_right} of {len(heard)} sounds"
     )
     latencies = run.latencies()
     if latencies:
