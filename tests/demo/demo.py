@@ -51,6 +51,7 @@ class RunFailed(Exception):
 class Run:
     """Everything that the broker and the program told us."""
 
+    paced: bool
     events: list[tuple[float, dict]] = field(default_factory=list)  # (arrival by our clock, payload)
     progress: list[dict] = field(default_factory=list)
     epoch: float | None = None  # our clock at the clip's second 0; unknown at full speed
@@ -220,7 +221,10 @@ def pump(stream, kind: str, into: queue.Queue) -> None:
 
 def start(stack: ExitStack, command: list, **pipes) -> subprocess.Popen:
     """Start a process that ends with us."""
-    process = subprocess.Popen([str(part) for part in command], text=True, **pipes)
+    try:
+        process = subprocess.Popen([str(part) for part in command], text=True, **pipes)
+    except OSError as error:
+        raise RunFailed(f"cannot start {command[0]}: {error.strerror}") from None
 
     def stop() -> None:
         process.terminate()
@@ -264,7 +268,7 @@ def mosquitto() -> str:
 
 def replay(options: argparse.Namespace, screen: Screen) -> Run:
     """Broker, subscriber, replay: in this order, and back."""
-    run = Run()
+    run = Run(paced=not options.full_speed)
     lines: queue.Queue = queue.Queue()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="girasol-demo-")))
@@ -331,8 +335,8 @@ def take_progress(run: Run, screen: Screen, line: str) -> None:
     except ValueError:
         step = None
     if isinstance(step, dict) and "epoch_unix_ms" in step:
-        # At full speed there is an epoch too, but no pace by which an event could be late.
-        if step.get("pace", "real-time") == "real-time":
+        # At full speed the clip's seconds are not ours, and nothing can be late.
+        if run.paced:
             run.epoch = step["epoch_unix_ms"] / 1000.0
     elif isinstance(step, dict) and "position_s" in step:
         run.progress.append(step)
@@ -343,13 +347,14 @@ def take_progress(run: Run, screen: Screen, line: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--program", type=Path, default=Path("target/release/girasol"))
+    parser.add_argument("--program", type=Path, default="target/release/girasol")
     parser.add_argument("--bundle", type=Path, default=Path("models/bundle"))
     parser.add_argument("--clip", type=Path, required=True, help="folder that compose.py wrote")
     parser.add_argument("--full-speed", action="store_true", help="no pacing; latency is not measured")
     parser.add_argument("--quiet", action="store_true", help="one line with the verdict")
     options = parser.parse_args()
 
+    options.program = options.program.resolve()  # Popen looks a bare name up in PATH
     truth = json.loads((options.clip / "truth.json").read_text())
     screen = Screen(truth["duration_s"], options.quiet)
     pace = "at full speed" if options.full_speed else "in real time"
@@ -359,8 +364,6 @@ def main() -> int:
     except RunFailed as failure:
         print(f"\ndemo: {failure}", file=sys.stderr)
         return 2
-    if options.full_speed:
-        run.epoch = None
     verdict = judge(truth, [event for _, event in run.events])
     summary(screen, truth, run, verdict)
     faults = [f"missed: {e['name']}" for e in verdict.missed]
