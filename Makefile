@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-rust test-long bench bench-peer clean
+.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
 
 # rustup's folder is not in the PATH of the shell that has just installed it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -33,7 +33,7 @@ demo-seeds: setup ## N clips at full speed, pass or fail for each (about 30 s a 
 	@bash tests/demo/run.sh many $(N)
 
 test: setup ## format, lints, and every test that a change must pass
-	@$(MAKE) --no-print-directory fmt lint shell deny test-rust
+	@$(MAKE) --no-print-directory fmt lint shell deny test-demo test-rust
 
 fmt: ## check the format
 	$(CARGO) fmt --all --check
@@ -54,6 +54,9 @@ deny: ## licences, advisories and banned crates, if cargo-deny is installed
 	else \
 		echo 'cargo-deny is not installed: licences and advisories not checked'; \
 	fi
+
+test-demo: ## the demo's own judgement
+	/usr/bin/python3 -m unittest discover --start-directory tests/demo
 
 test-rust: ## unit, property, integration and whole-program tests; the demo's profile, so dependencies compile once
 	$(CARGO) test --release --workspace --locked

@@ -1,8 +1,8 @@
 """The peer: what a careful person builds today out of Python parts, in one process.
 
 OpenCV (YUYV to BGR, resize), YAMNet on LiteRT, NanoDet on ncnn, paho-mqtt. Fed with raw YUYV 640x480 at 15
-frames per second and 48 kHz 16-bit mono sound, as a USB camera and its microphone deliver them; per snippet of
-0.96 s one YAMNet patch and two frames. One core, no pacing. Prints one line of JSON.
+frames per second and 48 kHz 16-bit mono sound, as a USB camera and its microphone deliver them; per snippet
+of 0.96 s one YAMNet patch and two frames. One core, no pacing. Prints one line of JSON.
 
 Where there was a choice, the one cheaper for the peer was taken: frames that are not looked at are not even
 read, NanoDet runs at 320 pixels, only detections above the threshold are decoded, and nothing is tracked.
