@@ -197,7 +197,7 @@ def write_script(seed: int, sounds: Sounds) -> Script:
     # Each returns when it is over: when the camera turns away from what is seen, when a sound ends.
     scenes = [person_speaks, phone_rings, cat_is_silent, dog_barks, glass_breaks]
     for index in rng.permutation(len(scenes)):
-        begin, now = now, now + rng.uniform(3.0, 4.4)
+        begin, now = now, now + rng.uniform(3.3, 4.6)
         if scenes[index] is dog_barks:
             # A thing in view that does not make the sound.
             look(MOTORBIKE, begin)
