@@ -5,8 +5,8 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 .PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
 
-# rustup's folder is not in the PATH of the shell that has just installed it.
-export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
+export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 CARGO := cargo
 # What decides the demo's order and timing, and how many clips `demo-seeds` tries.
 SEED ?= 1
