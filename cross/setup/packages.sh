@@ -37,8 +37,8 @@ install_packages() {
     local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends)
     if ! as_root "${install[@]}" "${missing[@]}"; then
         say "the package lists may be old: apt-get update"
-        as_root apt-get update --quiet && as_root "${install[@]}" "${missing[@]}" ||
-            die "apt-get could not install: ${missing[*]}"
+        as_root apt-get update --quiet
+        as_root "${install[@]}" "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
     fi
 }
 
