@@ -5,6 +5,7 @@ writes tiny stand-ins (same sonames, same symbol versions, every function
 returns 35, cudaErrorInsufficientDriver) next to torch's own libraries. Run it with the environment's own interpreter, once after
 `pip install --no-deps torch`. With real CUDA libraries present it does nothing.
 """
+
 from __future__ import annotations
 
 import collections
@@ -24,12 +25,17 @@ def main() -> int:
     site = pathlib.Path(sysconfig.get_paths()["purelib"])
     lib = site / "torch" / "lib"
     if not lib.is_dir():
-        print(f"cpu_torch: no torch in {site}: pip install --no-deps torch first", file=sys.stderr)
+        print(
+            f"cpu_torch: no torch in {site}: pip install --no-deps torch first",
+            file=sys.stderr,
+        )
         return 1
     own = {p.name for p in lib.iterdir()}
     system = run("ldconfig", "-p") if pathlib.Path("/sbin/ldconfig").exists() else ""
     missing: set[str] = set()
-    symbols: dict[str, dict[str, set[str]]] = collections.defaultdict(lambda: collections.defaultdict(set))
+    symbols: dict[str, dict[str, set[str]]] = collections.defaultdict(
+        lambda: collections.defaultdict(set)
+    )
     unversioned: set[str] = set()
     defined: set[str] = set()
     for so in sorted(lib.glob("*.so*")):
@@ -37,7 +43,9 @@ def main() -> int:
         needed = re.findall(r"NEEDED\s+(\S+)", dump)
         missing |= {n for n in needed if n not in own and f"\t{n} " not in system}
         version_of: dict[str, str] = {}
-        for soname, block in re.findall(r"required from (\S+):\n((?:\s+0x.*\n)+)", dump):
+        for soname, block in re.findall(
+            r"required from (\S+):\n((?:\s+0x.*\n)+)", dump
+        ):
             for version in re.findall(r"\s(\S+)\n", block):
                 version_of[version] = soname
         for line in run("nm", "-D", str(so)).splitlines():
@@ -54,16 +62,37 @@ def main() -> int:
     if not missing:
         print("cpu_torch: nothing is missing")
         return 0
-    loose = sorted(n for n in unversioned - defined if re.match(r"^_?(cu|nccl|nvsh|nvrtc|nvJit|nvtx|nvml|cusp|cudss)", n))
+    loose = sorted(
+        n
+        for n in unversioned - defined
+        if re.match(r"^_?(cu|nccl|nvsh|nvrtc|nvJit|nvtx|nvml|cusp|cudss)", n)
+    )
     for index, soname in enumerate(sorted(missing)):
         with tempfile.TemporaryDirectory() as tmp:
             source, script = pathlib.Path(tmp, "stub.c"), pathlib.Path(tmp, "stub.map")
-            names = {n for group in symbols[soname].values() for n in group} | (set(loose) if index == 0 else set())
-            source.write_text("".join(f"long {n}(void) {{ return 35; }}\n" for n in sorted(names)))
-            script.write_text(
-                "".join(f"{v} {{ global: {'; '.join(sorted(g))}; }};\n" for v, g in symbols[soname].items())
+            names = {n for group in symbols[soname].values() for n in group} | (
+                set(loose) if index == 0 else set()
             )
-            argv = ["cc", "-shared", "-fPIC", "-w", "-fno-builtin", f"-Wl,-soname,{soname}", "-o", str(lib / soname), str(source)]
+            source.write_text(
+                "".join(f"long {n}(void) {{ return 35; }}\n" for n in sorted(names))
+            )
+            script.write_text(
+                "".join(
+                    f"{v} {{ global: {'; '.join(sorted(g))}; }};\n"
+                    for v, g in symbols[soname].items()
+                )
+            )
+            argv = [
+                "cc",
+                "-shared",
+                "-fPIC",
+                "-w",
+                "-fno-builtin",
+                f"-Wl,-soname,{soname}",
+                "-o",
+                str(lib / soname),
+                str(source),
+            ]
             if symbols[soname]:
                 argv.append(f"-Wl,--version-script={script}")
             subprocess.run(argv, check=True)

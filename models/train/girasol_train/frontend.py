@@ -3,6 +3,7 @@
 The runtime (runtime/src/frontend) must agree: log-mel to 1e-4, pixels bit for bit.
 Definitions: docs/decisions/0002-snippet-and-mel-window.md and 0003-video-geometry.md.
 """
+
 from __future__ import annotations
 
 import functools
@@ -47,8 +48,12 @@ def hann_window() -> np.ndarray:
 def log_mel(samples: np.ndarray) -> np.ndarray:
     """f32 samples [..., 400 + 160 * (n - 1)] in [-1, 1] -> natural-log mel [..., n, 64]."""
     x = np.asarray(samples, np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(x, FRAME_SAMPLES, axis=-1)[..., ::HOP_SAMPLES, :]
-    magnitude = np.abs(np.fft.rfft(frames * hann_window(), FFT_SIZE, axis=-1)).astype(np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(x, FRAME_SAMPLES, axis=-1)[
+        ..., ::HOP_SAMPLES, :
+    ]
+    magnitude = np.abs(np.fft.rfft(frames * hann_window(), FFT_SIZE, axis=-1)).astype(
+        np.float32
+    )
     return np.log(magnitude @ mel_matrix() + np.float32(LOG_OFFSET)).astype(np.float32)
 
 
@@ -57,16 +62,24 @@ def _overlap(src: int, dst: int) -> np.ndarray:
     """[dst, src] integer overlaps in units of 1/dst source pixel; each row sums to src."""
     lo = np.arange(dst)[:, None] * src
     s = np.arange(src)[None, :] * dst
-    return np.clip(np.minimum(lo + src, s + dst) - np.maximum(lo, s), 0, None).astype(np.int64)
+    return np.clip(np.minimum(lo + src, s + dst) - np.maximum(lo, s), 0, None).astype(
+        np.int64
+    )
 
 
-def resize_plane(plane: np.ndarray, width: int = FRAME_WIDTH, height: int = FRAME_HEIGHT) -> np.ndarray:
+def resize_plane(
+    plane: np.ndarray, width: int = FRAME_WIDTH, height: int = FRAME_HEIGHT
+) -> np.ndarray:
     """u8 [H, W] -> u8 [height, width], exact integer area average.
 
     Float64 products are exact here: every sum stays below 2**53.
     """
     h, w = plane.shape
-    acc = _overlap(h, height).astype(np.float64) @ plane.astype(np.float64) @ _overlap(w, width).T.astype(np.float64)
+    acc = (
+        _overlap(h, height).astype(np.float64)
+        @ plane.astype(np.float64)
+        @ _overlap(w, width).T.astype(np.float64)
+    )
     area = h * w
     return ((acc.astype(np.int64) + area // 2) // area).astype(np.uint8)
 
@@ -76,7 +89,9 @@ def resize_rgb(rgb: np.ndarray) -> np.ndarray:
     return np.stack([resize_plane(rgb[..., c]) for c in range(3)], axis=-1)
 
 
-def yuv_to_rgb(y: np.ndarray, u: np.ndarray, v: np.ndarray, full_range: bool = False) -> np.ndarray:
+def yuv_to_rgb(
+    y: np.ndarray, u: np.ndarray, v: np.ndarray, full_range: bool = False
+) -> np.ndarray:
     """Equal-sized u8 planes -> u8 [H, W, 3], BT.601 in integers."""
     y, d, e = y.astype(np.int32), u.astype(np.int32) - 128, v.astype(np.int32) - 128
     if full_range:
@@ -94,7 +109,9 @@ def yuv_to_rgb(y: np.ndarray, u: np.ndarray, v: np.ndarray, full_range: bool = F
 def luma(rgb: np.ndarray) -> np.ndarray:
     """u8 [..., 3] -> u8 [...]."""
     c = rgb.astype(np.int32)
-    return ((77 * c[..., 0] + 150 * c[..., 1] + 29 * c[..., 2] + 128) >> 8).astype(np.uint8)
+    return ((77 * c[..., 0] + 150 * c[..., 1] + 29 * c[..., 2] + 128) >> 8).astype(
+        np.uint8
+    )
 
 
 def frame_tensor(rgb: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
@@ -104,5 +121,7 @@ def frame_tensor(rgb: np.ndarray, previous: np.ndarray | None) -> np.ndarray:
     if previous is None:
         out[3] = 0.0
     else:
-        out[3] = (luma(rgb).astype(np.float32) - luma(previous).astype(np.float32)) / 128.0
+        out[3] = (
+            luma(rgb).astype(np.float32) - luma(previous).astype(np.float32)
+        ) / 128.0
     return out

@@ -1,0 +1,76 @@
+# girasol: everything a person or a CI machine runs. `make` alone explains the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
+
+# mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
+export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+CARGO := cargo
+# What decides the demo's order and timing, and how many clips `demo-seeds` tries.
+SEED ?= 1
+N ?= 20
+# Network files for the peer bench: yamnet/yamnet_spectra_in.tflite and nanodet-m/nanodet_m.{param,bin}.
+MODELS ?=
+
+help: ## explain the targets
+	@printf 'make TARGET [SEED=n] [N=n]\n\n'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what is missing: compiler, Rust, ffmpeg, mosquitto, Python (apt, rustup; root or sudo)
+	@bash cross/setup/packages.sh demo
+
+build: ## build the program in release
+	$(CARGO) build --release --locked --package girasol
+
+demo: setup ## run the real pipeline on a real clip, live in the terminal; SEED=n varies it
+	@$(MAKE) --no-print-directory build
+	@bash tests/demo/run.sh one $(SEED)
+
+demo-seeds: setup ## N clips at full speed, pass or fail for each (about 30 s a clip, mostly composing)
+	@$(MAKE) --no-print-directory build
+	@bash tests/demo/run.sh many $(N)
+
+test: setup ## format, lints, and every test that a change must pass
+	@$(MAKE) --no-print-directory fmt lint shell deny test-demo test-rust
+
+fmt: ## check the format
+	$(CARGO) fmt --all --check
+
+lint: ## clippy, warnings are errors
+	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+
+shell: ## check the scripts, if shellcheck is installed
+	@if command -v shellcheck >/dev/null; then \
+		shellcheck .ci/run $$(git ls-files '*.sh'); \
+	else \
+		echo 'shellcheck is not installed: scripts not checked'; \
+	fi
+
+deny: ## licences, advisories and banned crates, if cargo-deny is installed
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny --locked check; \
+	else \
+		echo 'cargo-deny is not installed: licences and advisories not checked'; \
+	fi
+
+test-demo: ## the demo's own judgement
+	/usr/bin/python3 -m unittest discover --start-directory tests/demo
+
+test-rust: ## unit, property, integration and whole-program tests; the demo's profile, so dependencies compile once
+	$(CARGO) test --release --workspace --locked
+
+test-long: setup ## the long tiers: ignored tests (soak and the like), then 20 demo clips
+	$(CARGO) test --release --workspace --locked -- --ignored
+	@$(MAKE) --no-print-directory demo-seeds
+
+bench: build ## cost of each stage on this machine
+	target/release/girasol bench --bundle models/bundle
+
+bench-peer: setup build ## CPU and memory beside OpenCV + YAMNet + NanoDet in Python; MODELS=folder of their networks
+	@bash runtime/benches/peer/run.sh '$(MODELS)'
+
+clean: ## remove what was built and the demo's media
+	$(CARGO) clean
+	rm -rf .cache/demo .cache/peer
