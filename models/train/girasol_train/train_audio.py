@@ -1,0 +1,456 @@
+"""Distil the audio encoder from YAMNet on augmented clips and mixtures; measure it.
+
+    python -m girasol_train.train_audio init            YAMNet's trunk + projection from label and principal directions
+    python -m girasol_train.train_audio train --minutes 40   distil; resumes by itself; writes the best checkpoint so far
+    python -m girasol_train.train_audio eval            test split and mixtures -> audio_eval.json
+
+All take `--data KIT` (or GIRASOL_DATA) and `--work DIR` (or GIRASOL_WORK). The encoder lands in `WORK/audio_encoder.pt`.
+
+Losses on heads over the mean and maximum of the six tokens (the heads serve training only): weak labels, YAMNet's 521
+scores and its embedding, both computed on the very same augmented patch. Trunk layers that are still frozen are shared
+with the teacher, so they are computed once.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import os
+import pathlib
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import audio_data as ad
+from . import audio_patches as ap
+from .audio_encoder import (
+    EMBEDDING,
+    TOKEN_WIDTH,
+    YAMNET_CLASSES,
+    AudioEncoder,
+    YamNet,
+    count_parameters,
+    from_yamnet,
+    load_audio_encoder,
+    load_yamnet,
+    save_audio_encoder,
+)
+from .frontend import PATCH_SAMPLES, log_mel
+from .quant import fake_quant_weights
+
+SYNTHETIC = {"train": (11, 320), "val": (12, 40), "test": (13, 80)}
+CLIP_HOP = PATCH_SAMPLES // 2
+# Sounds so often present beside the labelled one that the teacher's word is enough not to deny them.
+COMMON_COMPANIONS = ("speech", "music", "bird", "wind", "water", "rain", "footsteps", "engine", "laughter",
+                     "insect_frog", "background", "clapping", "bell", "appliance", "train")  # fmt: skip
+COMPANION_SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What shapes the result of a training run."""
+
+    batch: int = 64
+    frozen_layers: int = 11
+    unfreeze_at: float = 0.45
+    trunk_rate: float = 2.0e-4
+    head_rate: float = 2.0e-3
+    weight_decay: float = 0.01
+    label_weight: float = 1.0
+    choice_weight: float = 0.5
+    score_weight: float = 0.15
+    embedding_weight: float = 2.0
+    average: float = 0.995
+    seed: int = 1
+
+
+class Heads(nn.Module):
+    """Linear heads on [mean, max] of the tokens: 40 labels, YAMNet's scores and its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.labels = nn.Linear(2 * TOKEN_WIDTH, len(ad.AUDIO_LABELS))
+        self.scores = nn.Linear(2 * TOKEN_WIDTH, YAMNET_CLASSES)
+        self.embedding = nn.Linear(2 * TOKEN_WIDTH, EMBEDDING)
+        nn.init.constant_(self.labels.bias, -3.0)
+        nn.init.constant_(self.scores.bias, -5.0)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        pooled = pool(tokens)
+        return self.labels(pooled), self.scores(pooled), self.embedding(pooled)
+
+
+def pool(tokens: torch.Tensor) -> torch.Tensor:
+    """[B, 6, 128] -> [B, 256]: mean and maximum over the tokens."""
+    return torch.cat([tokens.mean(1), tokens.amax(1)], dim=1)
+
+
+# ---------------------------------------------------------------- clean clips
+
+
+def clip_patches(clips: list[ad.Clip]) -> tuple[np.ndarray, np.ndarray]:
+    """(log-mel of all patches, first patch of each clip and the total) at half-overlapping positions."""
+    mels, offsets = [], [0]
+    for clip in clips:
+        wave = clip.wave()
+        last = max(0, len(wave) - PATCH_SAMPLES // 2)
+        mels += [log_mel(ap.cut(wave, start)) for start in range(0, last + 1, CLIP_HOP)]
+        offsets.append(len(mels))
+    return np.stack(mels), np.array(offsets)
+
+
+@torch.no_grad()
+def in_batches(function, mel: np.ndarray, size: int = 128) -> np.ndarray:
+    return np.concatenate([function(torch.from_numpy(mel[i: i + size])).numpy() for i in range(0, len(mel), size)])
+
+
+def per_clip(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """[patches, C] -> [clips, 2C]: mean and maximum over each clip's patches."""
+    parts = [values[a:b] for a, b in itertools.pairwise(offsets)]
+    return np.stack([np.concatenate([p.mean(0), p.max(0)]) for p in parts])
+
+
+def class_of(clips: list[ad.Clip]) -> np.ndarray:
+    return np.array([ap.INDEX[c.label] for c in clips])
+
+
+def ridge(features: np.ndarray, targets: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Linear regression with a penalty relative to the mean variance; returns (mean, weights, bias)."""
+    mean, centre = features.mean(0), targets.mean(0)
+    x = (features - mean).astype(np.float64)
+    gram = x.T @ x / len(x)
+    gram[np.diag_indices_from(gram)] += strength * np.trace(gram) / len(gram)
+    weights = np.linalg.solve(gram, x.T @ (targets - centre) / len(x))
+    return mean, weights, centre
+
+
+def ridge_scores(model: tuple[np.ndarray, np.ndarray, np.ndarray], features: np.ndarray) -> np.ndarray:
+    mean, weights, centre = model
+    return (features - mean) @ weights + centre
+
+
+def accuracy(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Accuracy and mean recall over the classes that occur."""
+    right = scores.argmax(1) == truth
+    recalls = [right[truth == k].mean() for k in np.unique(truth)]
+    return {"accuracy": float(right.mean()), "macro_recall": float(np.mean(recalls)), "clips": len(truth)}
+
+
+def head_scores(encoder: AudioEncoder, heads: Heads, mel: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """[clips, 39] from the label head: mean plus maximum over the clip's patches."""
+    logits = in_batches(lambda x: heads.labels(pool(encoder(x))), mel)
+    both = per_clip(logits, offsets)
+    half = both.shape[1] // 2
+    return (both[:, :half] + both[:, half:])[:, : len(ad.AUDIO_CLASSES)]
+
+
+# ---------------------------------------------------------------- init
+
+
+def init(data: pathlib.Path, work: pathlib.Path) -> None:
+    """A first, untrained checkpoint whose tokens already tell sounds apart."""
+    if (work / "audio_encoder.pt").exists():
+        raise SystemExit("audio_encoder.pt exists already; remove it first")
+    encoder = initial_encoder(data, work)
+    save_audio_encoder(encoder, work / "audio_encoder.pt", {"stage": "init"})
+
+
+def initial_encoder(data: pathlib.Path, work: pathlib.Path) -> AudioEncoder:
+    """YAMNet's trunk and a projection to 40 label directions and 88 principal ones, each of unit variance."""
+    encoder = from_yamnet(load_yamnet(data)).eval()
+    clips = [*ad.load_clips(data, work, "train")[::2], *ad.synthetic_clips(*SYNTHETIC["train"])[:40]]
+    mel, offsets = clip_patches(clips)
+    with torch.no_grad():
+        maps = in_batches(lambda x: encoder.trunk(x[:, None]).flatten(2).transpose(1, 2), mel)
+    truth = np.repeat(class_of(clips), np.diff(offsets))
+    labels = len(ad.AUDIO_LABELS)
+    _, towards, _ = ridge(maps.mean(1), np.eye(labels)[truth], 0.1)
+    points = maps.reshape(-1, maps.shape[-1])
+    mean = points.mean(0)
+    _, vectors = np.linalg.eigh(np.cov(points[:: 3], rowvar=False))
+    matrix = np.concatenate([towards, vectors[:, ::-1][:, : TOKEN_WIDTH - labels]], axis=1)
+    matrix /= np.maximum(((points - mean) @ matrix).std(0), 1e-6)
+    with torch.no_grad():
+        encoder.project.weight.copy_(torch.from_numpy(matrix.T[:, :, None, None].astype(np.float32)))
+        encoder.project.bias.copy_(torch.from_numpy((-mean @ matrix).astype(np.float32)))
+    return encoder
+
+
+# ---------------------------------------------------------------- train
+
+
+class Trainer:
+    """State of a run that can be put away and taken up again."""
+
+    def __init__(self, data: pathlib.Path, work: pathlib.Path, recipe: Recipe):
+        self.data, self.work, self.recipe = data, work, recipe
+        self.teacher: YamNet = load_yamnet(data)
+        resumed = self.state_file.exists()
+        self.encoder = AudioEncoder() if resumed else initial_encoder(data, work)
+        self.heads = Heads()
+        self.encoder.train().requires_grad_(True)
+        self.average = copy.deepcopy(nn.ModuleList([self.encoder, self.heads]))
+        rates = ((self.encoder.trunk, recipe.trunk_rate), (self.encoder.project, recipe.head_rate),
+                 (self.heads, recipe.head_rate))  # fmt: skip
+        groups = [{"params": list(m.parameters()), "lr": rate, "top": rate} for m, rate in rates]
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+        self.step, self.spent = 0, 0.0
+        self.embedding_std = 1.0
+        sources = (*ad.load_clips(data, work, "train"), *ad.synthetic_clips(*SYNTHETIC["train"]))
+        self.composer = ap.Composer(ap.make_sources(sources, ap.TeacherScores(data)), ad.load_rirs(data))
+        self.companions = companion_map(data)
+        self.validation = [*ad.load_clips(data, work, "val"), *ad.synthetic_clips(*SYNTHETIC["val"])]
+        self.validation_mel = clip_patches(self.validation)
+        self.best = 0.0
+        if resumed:
+            self._restore()
+
+    @property
+    def state_file(self) -> pathlib.Path:
+        return self.work / "audio_train.pt"
+
+    def _restore(self) -> None:
+        saved = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        self.encoder.load_state_dict(saved["encoder"])
+        self.heads.load_state_dict(saved["heads"])
+        self.average.load_state_dict(saved["average"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.step, self.spent, self.best = saved["step"], saved["spent"], saved["best"]
+        self.embedding_std = saved["embedding_std"]
+
+    def save(self) -> None:
+        state = {"encoder": self.encoder.state_dict(), "heads": self.heads.state_dict(),
+                 "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(), "step": self.step,
+                 "spent": self.spent, "best": self.best, "embedding_std": self.embedding_std}  # fmt: skip
+        temporary = self.state_file.with_suffix(f".{os.getpid()}.tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self.state_file)
+
+    def run(self, minutes: float, every: float = 240.0) -> None:
+        """Train until `minutes` of training are spent, over all runs; the rate falls by a cosine of that time."""
+        total, losses, reported = minutes * 60.0, [], time.monotonic()
+        while self.spent < total:
+            begun = time.monotonic()
+            losses.append(self._one(self.spent / total))
+            self.spent += time.monotonic() - begun
+            if time.monotonic() - reported > every or self.spent >= total:
+                self._report(np.mean(losses, axis=0))
+                losses, reported = [], time.monotonic()
+
+    def _one(self, progress: float) -> list[float]:
+        recipe = self.recipe
+        frozen = recipe.frozen_layers if progress < recipe.unfreeze_at else 0
+        warm = min(1.0, (self.step + 1) / 50)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["top"] * warm * (0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * progress)))
+        rng = np.random.default_rng([recipe.seed, self.step])
+        mel, target, weight = (torch.from_numpy(a) for a in self.composer.batch(rng, recipe.batch))
+        tokens, scores, embedding = self._forward(mel[:, None], frozen)
+        if self.step == 0:
+            self.embedding_std = float(embedding.std())
+        parts = self._losses(tokens, target, weight, scores, embedding / self.embedding_std)
+        factors = (recipe.label_weight, recipe.choice_weight, recipe.score_weight, recipe.embedding_weight)
+        loss = sum(f * p for f, p in zip(factors, parts, strict=True))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], 5.0)
+        self.optimiser.step()
+        self.step += 1
+        self._update_average()
+        return [float(p) for p in parts]
+
+    def _forward(self, x: torch.Tensor, frozen: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Tokens of the student, scores and embedding of the teacher; `frozen` first layers are the teacher's."""
+        with torch.no_grad():
+            shared = self.teacher.trunk(x, 0, frozen)
+            logits, embedding = self.teacher.head(self.teacher.trunk(shared, frozen))
+        tokens = self.encoder.tokens(self.encoder.trunk(shared, frozen))
+        return tokens, torch.sigmoid(logits), embedding
+
+    def _losses(self, tokens, target, weight, scores, embedding) -> list[torch.Tensor]:
+        labels, own_scores, own_embedding = self.heads(tokens)
+        heard = torch.stack([scores[:, i].amax(1) for i in self.companions.values()], dim=1) > COMPANION_SCORE
+        weight = weight.clone()
+        columns = list(self.companions)
+        weight[:, columns] *= ((target[:, columns] > 0) | ~heard).float()
+        label_loss = (F.binary_cross_entropy_with_logits(labels, target, reduction="none") * weight).sum(1).mean()
+        share = target * weight
+        some = share.sum(1) > 0
+        share = share[some] / share[some].sum(1, keepdim=True)
+        masked = labels[some].masked_fill(weight[some] == 0, -1e4)
+        choice_loss = -(share * masked.log_softmax(1)).sum(1).mean()
+        score_loss = F.binary_cross_entropy_with_logits(own_scores, scores, reduction="none").sum(1).mean()
+        return [label_loss, choice_loss, score_loss, F.mse_loss(own_embedding, embedding)]
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        keep = min(self.recipe.average, self.step / (self.step + 10))
+        for mean, now in zip(self.average.parameters(), (*self.encoder.parameters(), *self.heads.parameters()), strict=True):
+            mean.lerp_(now, 1.0 - keep)
+
+    def _report(self, losses: np.ndarray) -> None:
+        """Validate the averaged weights; the best so far becomes the encoder's checkpoint."""
+        encoder, heads = self.average
+        encoder.eval()
+        truth = class_of(self.validation)
+        real = truth < len(ad.AUDIO_CLASSES)
+        result = accuracy(head_scores(encoder, heads, *self.validation_mel)[real], truth[real])
+        quality = result["accuracy"] + result["macro_recall"]
+        kept = quality >= self.best
+        if kept:
+            self.best = quality
+            metrics = {"stage": "train", "step": self.step, "minutes": round(self.spent / 60, 2), "validation": result,
+                       "recipe": asdict(self.recipe), "parameters": count_parameters([encoder])}  # fmt: skip
+            save_audio_encoder(encoder, self.work / "audio_encoder.pt", metrics)
+            _save_heads(heads, self.work)
+        self.save()
+        print(f"step {self.step} minutes {self.spent / 60:.1f} losses {np.round(losses, 4).tolist()} "
+              f"val {result['accuracy']:.4f} {result['macro_recall']:.4f}{' kept' if kept else ''}", flush=True)  # fmt: skip
+
+
+def companion_map(data: pathlib.Path) -> dict[int, list[int]]:
+    """Label index -> YAMNet classes, for the labels that the teacher may excuse."""
+    names = json.loads((data / "teacher-labels" / "class_to_yamnet.json").read_text())
+    return {ap.INDEX[label]: names[label]["yamnet_indices"] for label in COMMON_COMPANIONS
+            if names.get(label, {}).get("yamnet_indices")}  # fmt: skip
+
+
+def _save_heads(heads: Heads, work: pathlib.Path) -> None:
+    temporary = work / f"audio_heads.{os.getpid()}.tmp"
+    torch.save(heads.state_dict(), temporary)
+    os.replace(temporary, work / "audio_heads.pt")
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def evaluate(data: pathlib.Path, work: pathlib.Path, mixtures: int) -> dict:
+    """Everything on the test split; the ridge anchor is refitted here from the stored YAMNet embeddings."""
+    encoder = load_audio_encoder(work / "audio_encoder.pt")
+    heads = Heads().eval()
+    heads.load_state_dict(torch.load(work / "audio_heads.pt", map_location="cpu", weights_only=True))
+    clips = {s: ad.load_clips(data, work, s) for s in ("train", "val", "test")}
+    fitted = [*clips["train"], *clips["val"]]
+    rounded = fake_quant_weights(copy.deepcopy(encoder))
+    result: dict = {"parameters": count_parameters([encoder])}
+    result["clean_test"], tokens = _clean(encoder, rounded, heads, fitted, clips["test"])
+    result["clean_test"]["ridge_yamnet_embedding_stored"] = _yamnet_anchor(data, fitted, clips["test"])
+    result["tokens"] = {"rms": float(np.sqrt(np.mean(tokens**2))), "finite": bool(np.isfinite(tokens).all())}
+    result["phone_ring"] = _phone_ring(encoder, heads, clips["test"])
+    result["mixtures_0_15_db"] = _mixtures(data, encoder, rounded, heads, clips, mixtures)
+    return result
+
+
+def _clean(encoder, rounded, heads, fitted, test) -> tuple[dict, np.ndarray]:
+    mel, offsets = clip_patches(test)
+    truth = class_of(test)
+    scores = head_scores(encoder, heads, mel, offsets)
+    out = {"head_f32": accuracy(scores, truth), "head_int8": accuracy(head_scores(rounded, heads, mel, offsets), truth)}
+    out["per_class"] = {name: {"clips": int((truth == k).sum()), "recall": float((scores.argmax(1)[truth == k] == k).mean())}
+                        for k, name in enumerate(ad.AUDIO_CLASSES)}  # fmt: skip
+    fit_mel, fit_offsets = clip_patches(fitted)
+    onehot = np.eye(len(ad.AUDIO_CLASSES))[class_of(fitted)]
+    for name, model in (("ridge_tokens_f32", encoder), ("ridge_tokens_int8", rounded)):
+        features = [per_clip(in_batches(lambda x, m=model: pool(m(x)), a), o) for a, o in ((fit_mel, fit_offsets), (mel, offsets))]
+        out[name] = accuracy(ridge_scores(ridge(features[0], onehot, 0.02), features[1]), truth)
+    return out, in_batches(encoder, mel[:1024])
+
+
+def _yamnet_anchor(data: pathlib.Path, fitted: list[ad.Clip], test: list[ad.Clip]) -> dict:
+    """The kit's own anchor: ridge on mean and maximum of YAMNet's embeddings."""
+    with np.load(data / "teacher-labels" / "audio_yamnet.npz") as stored:
+        offsets, scale = stored["offsets"], float(stored["embedding_scale"])
+        values, row = stored["embeddings_int8"], {str(f): k for k, f in enumerate(stored["files"])}
+
+    def features(clips: list[ad.Clip]) -> np.ndarray:
+        rows = [row[c.file] for c in clips]
+        parts = [(values[offsets[r]: offsets[r + 1]].astype(np.float32) + 128.0) * scale for r in rows]
+        return np.stack([np.concatenate([p.mean(0), p.max(0)]) for p in parts])
+
+    onehot = np.eye(len(ad.AUDIO_CLASSES))[class_of(fitted)]
+    return accuracy(ridge_scores(ridge(features(fitted), onehot, 0.1), features(test)), class_of(test))
+
+
+def _phone_ring(encoder: AudioEncoder, heads: Heads, test: list[ad.Clip]) -> dict:
+    """Average precision of `phone_ring`: unseen synthetic rings against all test clips and synthetic alarms."""
+    clips = [*test, *ad.synthetic_clips(*SYNTHETIC["test"])]
+    mel, offsets = clip_patches(clips)
+    logits = in_batches(lambda x: heads.labels(pool(encoder(x))), mel)
+    score = per_clip(logits, offsets)[:, len(ad.AUDIO_LABELS) + ap.INDEX[ad.PHONE_RING]]
+    truth = class_of(clips) == ap.INDEX[ad.PHONE_RING]
+    return {"average_precision": average_precision(truth, score), "rings": int(truth.sum()), "others": int((~truth).sum()),
+            "note": "synthetic rings on both sides of the split"}  # fmt: skip
+
+
+def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    order = np.argsort(-score, kind="stable")
+    hits = truth[order].astype(np.float64)
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float((precision * hits).sum() / max(1.0, hits.sum()))
+
+
+def mean_average_precision(score: np.ndarray, target: np.ndarray, weight: np.ndarray) -> dict:
+    """Over labels with at least five positives; patches of weight 0 are left out label by label."""
+    values = {}
+    for k, name in enumerate(ad.AUDIO_LABELS):
+        known = weight[:, k] > 0
+        truth = target[known, k] > 0
+        if truth.sum() >= 5:
+            values[name] = average_precision(truth, score[known, k])
+    return {"mAP": float(np.mean(list(values.values()))), "labels": len(values), "per_label": values}
+
+
+def _mixtures(data, encoder, rounded, heads, clips, count: int) -> dict:
+    """Patches composed of test clips at 0-15 dB. For a fair comparison the same kind of ridge is fitted on training
+    mixtures over the student's pooled tokens and over YAMNet's embedding (its extracted weights)."""
+    teacher, rirs = load_yamnet(data), ad.load_rirs(data)
+    scores = ap.TeacherScores(data)
+    sets = {}
+    for name, parts, seed, size in (("fit", ("train", "val"), 101, 2 * count), ("test", ("test",), 102, count)):
+        pool_of = [c for p in parts for c in clips[p]] + list(ad.synthetic_clips(*SYNTHETIC["train" if name == "fit" else "test"]))
+        composer = ap.Composer(ap.make_sources(pool_of, scores), rirs, snr_db=(0.0, 15.0))
+        sets[name] = composer.batch(np.random.default_rng(seed), size)
+    mel, target, weight = sets["test"]
+    out = {"patches": len(mel)}
+    for name, model in (("head_f32", encoder), ("head_int8", rounded)):
+        out[name] = mean_average_precision(in_batches(lambda x, m=model: heads.labels(pool(m(x))), mel), target, weight)
+    for name, function in (("ridge_tokens", lambda x: pool(encoder(x))), ("ridge_yamnet", lambda x: teacher(x)[1])):
+        model = ridge(in_batches(function, sets["fit"][0]), sets["fit"][1] * sets["fit"][2], 0.05)
+        out[name] = mean_average_precision(ridge_scores(model, in_batches(function, mel)), target, weight)
+    return out
+
+
+# ---------------------------------------------------------------- command line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("init", "train", "eval"))
+    parser.add_argument("--data", help="the kit; default GIRASOL_DATA")
+    parser.add_argument("--work", help="caches and checkpoints; default GIRASOL_WORK")
+    parser.add_argument("--minutes", type=float, default=40.0, help="training time in all, over resumed runs")
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--mixtures", type=int, default=2000, help="test mixtures in eval")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    data, work = ad.data_dir(arguments.data), ad.work_dir(arguments.work)
+    if arguments.stage == "init":
+        init(data, work)
+    elif arguments.stage == "train":
+        Trainer(data, work, Recipe(batch=arguments.batch, seed=arguments.seed)).run(arguments.minutes)
+    else:
+        result = {"command": "python -m girasol_train.train_audio eval", **evaluate(data, work, arguments.mixtures)}
+        ad.write_atomic(work / "audio_eval.json", json.dumps(result, indent=1).encode())
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
