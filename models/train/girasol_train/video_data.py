@@ -361,16 +361,18 @@ def region_labels(picture: Picture, region: Region, pixels: float = FRAME_WIDTH 
 
 
 def render_view(rng: np.random.Generator, subjects: Sequence[Picture], n_frames: int,
-                background: Picture | None = None, degrade: bool = True, still: bool | None = None) -> View:
+                background: Picture | None = None, degrade: bool = True, still: bool | None = None,
+                whole: bool | None = None) -> View:
     """A synthetic camera view of `subjects`: u8 [n, 96, 128, 3] frames 0.48 s apart and their visible labels.
 
     One subject and no background: the camera moves over the subject's own picture. Otherwise the subjects are pasted
-    on the background (a synthetic one when None). `still` forces (or forbids) a motionless scene; None lets chance
-    decide.
+    on the background (a synthetic one when None). `still` forces (or forbids) a motionless scene, `whole` a camera
+    that always sees (nearly) the whole picture; None lets chance decide.
     """
     still = bool(rng.random() < 0.35) if still is None else still
     if len(subjects) == 1 and background is None:
-        frames, target, weight = _own_view(rng, subjects[0], n_frames, still)
+        whole = bool(rng.random() < 0.35) if whole is None else whole
+        frames, target, weight = _own_view(rng, subjects[0], n_frames, still, whole)
     else:
         frames, target, weight = _pasted_view(rng, subjects, n_frames, background, still)
     if rng.random() < 0.5:
@@ -413,8 +415,7 @@ def _cut(rgb: np.ndarray, region: Region, width: int = FRAME_WIDTH, height: int 
     return cv2.resize(rgb[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _own_view(rng: np.random.Generator, picture: Picture, n: int, still: bool):
-    whole = rng.random() < 0.35
+def _own_view(rng: np.random.Generator, picture: Picture, n: int, still: bool, whole: bool):
     track = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1)) if whole and still else _track(rng, n, 0.85 if whole else 0.4, still)
     labels = [region_labels(picture, tuple(r)) for r in track]
     frames = np.stack([_cut(picture.rgb, tuple(r)) for r in track])
