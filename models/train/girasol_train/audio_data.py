@@ -24,6 +24,8 @@ import soundfile
 
 from .frontend import SAMPLE_RATE
 
+Maker = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
 AUDIO_CLASSES = (
     "aircraft", "alarm", "appliance", "baby_cry", "background", "bell", "bird", "breathing_snoring", "car_horn",
     "cat_meow", "clapping", "clock_tick", "cough", "dog_bark", "door", "engine", "explosion", "farm_animal",
@@ -379,9 +381,7 @@ def _ring_trill(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     return wave * _cadence(rng, t)
 
 
-def _synthesise(
-    rng: np.random.Generator, seconds: float, makers: tuple[Callable[[np.random.Generator, np.ndarray], np.ndarray], ...]
-) -> np.ndarray:
+def _synthesise(rng: np.random.Generator, seconds: float, makers: tuple[Maker, ...]) -> np.ndarray:
     """One of the makers at a random level between -24 and -4 dBFS peak."""
     t = _time(seconds)
     x = makers[rng.integers(len(makers))](rng, t)
@@ -400,7 +400,8 @@ def _alarm_smoke(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     on = rng.uniform(0.4, 0.55) if rng.random() < 0.7 else rng.uniform(0.1, 0.2)
     phase = np.mod(t + rng.uniform(0.0, on), on * 8.0)
     gate = (np.mod(phase, 2.0 * on) < on) & (phase < on * 6.0)
-    sweep = hz * (1.0 + (rng.uniform(0.0, 0.08) * np.mod(t * rng.uniform(3.0, 8.0), 1.0) if rng.random() < 0.3 else 0.0))
+    depth = rng.uniform(0.0, 0.08) if rng.random() < 0.3 else 0.0
+    sweep = hz * (1.0 + depth * np.mod(t * rng.uniform(3.0, 8.0), 1.0))
     return _tone(rng, t, sweep, 2, rng.uniform(0.5, 2.0)) * _gate(gate, 2.0)
 
 

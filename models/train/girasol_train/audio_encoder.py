@@ -4,8 +4,8 @@ YAMNet (Apache-2.0) reaches us as an int8 tflite file with batch norms folded in
 convolutions with bias and ReLU6. The whole network is the teacher (521 scores, 1024-d embedding); its first 13 layers
 initialise the student. Left out: layer 14 (depthwise + 1024 x 1024), a quarter of the parameters.
 
-The log-mel patch [96, 64] shrinks by 32 to a 3 x 2 map: three steps in time by two bands, which become the six tokens in
-time-major order (docs/decisions/0004).
+The log-mel patch [96, 64] shrinks by 32 to a 3 x 2 map: three steps in time by two bands, which become the six tokens
+in time-major order (docs/decisions/0004).
 """
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (
 STUDENT_BLOCKS = 12
 
 
+class EndPaddedConv(torch.autograd.Function):
+    """Stride-2 convolution with one row and one column of zeros at the end, exported as a single ONNX `Conv`.
+
+    Used in export only: torch's own convolution has no uneven padding, and its exporter writes `Pad` as eight nodes.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int) -> torch.Tensor:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2, groups=groups)
+
+    @staticmethod
+    def symbolic(g, x, weight, bias, groups: int):
+        return g.op("Conv", x, weight, bias, kernel_shape_i=[3, 3], strides_i=[2, 2], pads_i=[0, 0, 1, 1],
+                    dilations_i=[1, 1], group_i=groups)  # fmt: skip
+
+
 class SameConv(nn.Module):
     """3x3 or 1x1 convolution with bias and ReLU6, padded as TensorFlow's SAME.
 
@@ -45,9 +61,11 @@ class SameConv(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.uneven:
-            x = F.pad(x, (0, 1, 0, 1))
-        return F.relu6(self.conv(x))
+        if not self.uneven:
+            return F.relu6(self.conv(x))
+        if torch.onnx.is_in_onnx_export():
+            return F.relu6(EndPaddedConv.apply(x, self.conv.weight, self.conv.bias, self.conv.groups))
+        return F.relu6(self.conv(F.pad(x, (0, 1, 0, 1))))
 
 
 class Trunk(nn.Module):
@@ -97,7 +115,7 @@ class AudioEncoder(nn.Module):
         return self.tokens(self.trunk(mel[:, None]))
 
     def tokens(self, features: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(self.project(features).flatten(2).transpose(1, 2), (TOKEN_WIDTH,))
+        return F.layer_norm(self.project(features).reshape(-1, TOKEN_WIDTH, TOKENS).transpose(1, 2), (TOKEN_WIDTH,))
 
 
 # ---------------------------------------------------------------- YAMNet's weights
@@ -120,16 +138,20 @@ def _read_tflite(path: pathlib.Path) -> tuple[list[tuple[np.ndarray, np.ndarray]
     model = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
     graph = model.Subgraphs(0)
     convolutions, classifier = [], None
+    layouts = {tflite.BuiltinOperator.CONV_2D: (0, 3, 1, 2), tflite.BuiltinOperator.DEPTHWISE_CONV_2D: (3, 0, 1, 2)}
+
+    def constants(operator: tflite.Operator) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = (_dequantise(model, graph.Tensors(i)) for i in operator.InputsAsNumpy()[1:3])
+        return weight, bias
+
     for k in range(graph.OperatorsLength()):
         operator = graph.Operators(k)
         code = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
-        inputs = [graph.Tensors(i) for i in operator.InputsAsNumpy()]
         if code == tflite.BuiltinOperator.FULLY_CONNECTED:
-            classifier = (_dequantise(model, inputs[1]), _dequantise(model, inputs[2]))
-        elif code == tflite.BuiltinOperator.CONV_2D:
-            convolutions.append((_dequantise(model, inputs[1]).transpose(0, 3, 1, 2).copy(), _dequantise(model, inputs[2])))
-        elif code == tflite.BuiltinOperator.DEPTHWISE_CONV_2D:
-            convolutions.append((_dequantise(model, inputs[1]).transpose(3, 0, 1, 2).copy(), _dequantise(model, inputs[2])))
+            classifier = constants(operator)
+        elif code in layouts:
+            weight, bias = constants(operator)
+            convolutions.append((weight.transpose(layouts[code]).copy(), bias))
     if classifier is None:
         raise ValueError(f"{path}: no classifier layer")
     return convolutions, classifier

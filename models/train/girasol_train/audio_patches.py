@@ -1,7 +1,7 @@
 """Random training patches of 0.975 s with targets: an event at a random phase, alone or over a bed or another event.
 
-A label is claimed only when enough of its sound falls into the patch; when a little does, the label's weight is zero, so
-the network is not taught to hear what is not there (nor to deny what is).
+A label is claimed only when enough of its sound falls into the patch; when a little does, the label's weight is zero,
+so the network is not taught to hear what is not there (nor to deny what is).
 """
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def make_sources(clips: Sequence[ad.Clip], teacher: TeacherScores | None) -> lis
 class Composer:
     """Draws patches. The same seed and the same sources give the same patches."""
 
-    def __init__(self, sources: Sequence[Source], rirs: Sequence[np.ndarray], snr_db: tuple[float, float] = (0.0, 20.0)):
+    def __init__(
+        self, sources: Sequence[Source], rirs: Sequence[np.ndarray], snr_db: tuple[float, float] = (0.0, 20.0)
+    ):
         self.rirs, self.snr_db = list(rirs), snr_db
         groups: dict[str, list[Source]] = {}
         for source in sources:
@@ -138,7 +140,8 @@ class Composer:
         wave = wave[start: start + PATCH_SAMPLES]
         k = INDEX[label]
         if snr_db is None:
-            patch.wave[:] = wave * (1.0 if label == "background" and clip.synthetic else _level(rng, wave, -55.0, -15.0))
+            silence = label == "background" and clip.synthetic
+            patch.wave[:] = wave if silence else wave * _level(rng, wave, -55.0, -15.0)
         else:
             patch.wave, _ = ad.mix_at_snr(patch.wave, wave, snr_db)
             patch.weight[k] *= float(label != "background" and snr_db < 12.0)
@@ -189,7 +192,7 @@ def _level(rng: np.random.Generator, wave: np.ndarray, low_db: float, high_db: f
 
 
 def _finish(rng: np.random.Generator, patch: Patch) -> None:
-    """The microphone: tilt, band limits, noise floor, clipping, 16 bits. A label under the noise is no longer claimed."""
+    """The microphone: tilt, band limits, noise floor, clipping, 16 bits. Labels under the noise get weight zero."""
     x = patch.wave
     if rng.random() < 0.25:
         x = ad.tilt(x, rng.uniform(-3.0, 3.0))

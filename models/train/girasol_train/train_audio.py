@@ -1,10 +1,11 @@
 """Distil the audio encoder from YAMNet on augmented clips and mixtures; measure it.
 
-    python -m girasol_train.train_audio init            YAMNet's trunk + projection from label and principal directions
-    python -m girasol_train.train_audio train --minutes 40   distil; resumes by itself; writes the best checkpoint so far
-    python -m girasol_train.train_audio eval            test split and mixtures -> audio_eval.json
+    python -m girasol_train.train_audio init                 YAMNet's trunk + label and principal directions
+    python -m girasol_train.train_audio train --minutes 40   distil; resumes by itself; keeps the best checkpoint
+    python -m girasol_train.train_audio eval                 test split and mixtures -> audio_eval.json
 
-All take `--data KIT` (or GIRASOL_DATA) and `--work DIR` (or GIRASOL_WORK). The encoder lands in `WORK/audio_encoder.pt`.
+All take `--data KIT` (or GIRASOL_DATA) and `--work DIR` (or GIRASOL_WORK). The encoder lands in
+`WORK/audio_encoder.pt`.
 
 Losses on heads over the mean and maximum of the six tokens (the heads serve training only): weak labels, YAMNet's 521
 scores and its embedding, both computed on the very same augmented patch. Trunk layers that are still frozen are shared
@@ -290,7 +291,8 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         keep = min(self.recipe.average, self.step / (self.step + 10))
-        for mean, now in zip(self.average.parameters(), (*self.encoder.parameters(), *self.heads.parameters()), strict=True):
+        current = (*self.encoder.parameters(), *self.heads.parameters())
+        for mean, now in zip(self.average.parameters(), current, strict=True):
             mean.lerp_(now, 1.0 - keep)
 
     def _report(self, losses: np.ndarray) -> None:
@@ -309,8 +311,9 @@ class Trainer:
             save_audio_encoder(encoder, self.work / "audio_encoder.pt", metrics)
             _save_heads(heads, self.work)
         self.save()
-        print(f"step {self.step} minutes {self.spent / 60:.1f} losses {np.round(losses, 4).tolist()} "
-              f"val {result['accuracy']:.4f} {result['macro_recall']:.4f}{' kept' if kept else ''}", flush=True)  # fmt: skip
+        told = f"{result['accuracy']:.4f} {result['macro_recall']:.4f}{' kept' if kept else ''}"
+        parts = np.round(losses, 4).tolist()
+        print(f"step {self.step} minutes {self.spent / 60:.1f} losses {parts} val {told}", flush=True)
 
 
 def companion_map(data: pathlib.Path) -> dict[int, list[int]]:
@@ -351,13 +354,17 @@ def _clean(encoder, rounded, heads, fitted, test) -> tuple[dict, np.ndarray]:
     truth = class_of(test)
     scores = head_scores(encoder, heads, mel, offsets)
     out = {"head_f32": accuracy(scores, truth), "head_int8": accuracy(head_scores(rounded, heads, mel, offsets), truth)}
-    out["per_class"] = {name: {"clips": int((truth == k).sum()), "recall": float((scores.argmax(1)[truth == k] == k).mean())}
-                        for k, name in enumerate(ad.AUDIO_CLASSES)}  # fmt: skip
+    chosen = scores.argmax(1)
+    out["per_class"] = {
+        name: {"clips": int((truth == k).sum()), "recall": float((chosen[truth == k] == k).mean())}
+        for k, name in enumerate(ad.AUDIO_CLASSES)
+    }
     fit_mel, fit_offsets = clip_patches(fitted)
     onehot = np.eye(len(ad.AUDIO_CLASSES))[class_of(fitted)]
     for name, model in (("ridge_tokens_f32", encoder), ("ridge_tokens_int8", rounded)):
-        features = [per_clip(in_batches(lambda x, m=model: pool(m(x)), a), o) for a, o in ((fit_mel, fit_offsets), (mel, offsets))]
-        out[name] = accuracy(ridge_scores(ridge(features[0], onehot, 0.02), features[1]), truth)
+        parts = ((fit_mel, fit_offsets), (mel, offsets))
+        known, unseen = (per_clip(in_batches(lambda x, m=model: pool(m(x)), a), o) for a, o in parts)
+        out[name] = accuracy(ridge_scores(ridge(known, onehot, 0.02), unseen), truth)
     return out, in_batches(encoder, mel[:1024])
 
 
@@ -383,8 +390,8 @@ def _phone_ring(encoder: AudioEncoder, heads: Heads, test: list[ad.Clip]) -> dic
     logits = in_batches(lambda x: heads.labels(pool(encoder(x))), mel)
     score = per_clip(logits, offsets)[:, len(ad.AUDIO_LABELS) + ap.INDEX[ad.PHONE_RING]]
     truth = class_of(clips) == ap.INDEX[ad.PHONE_RING]
-    return {"average_precision": average_precision(truth, score), "rings": int(truth.sum()), "others": int((~truth).sum()),
-            "note": "synthetic rings on both sides of the split"}  # fmt: skip
+    return {"average_precision": average_precision(truth, score), "rings": int(truth.sum()),
+            "others": int((~truth).sum()), "note": "synthetic rings on both sides of the split"}  # fmt: skip
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
@@ -411,10 +418,10 @@ def _mixtures(data, encoder, rounded, heads, clips, count: int) -> dict:
     teacher, rirs = load_yamnet(data), ad.load_rirs(data)
     scores = ap.TeacherScores(data)
     sets = {}
-    for name, parts, seed, size in (("fit", ("train", "val"), 101, 2 * count), ("test", ("test",), 102, count)):
-        pool_of = [c for p in parts for c in clips[p]] + list(ad.synthetic_clips(*SYNTHETIC["train" if name == "fit" else "test"]))
-        composer = ap.Composer(ap.make_sources(pool_of, scores), rirs, snr_db=(0.0, 15.0))
-        sets[name] = composer.batch(np.random.default_rng(seed), size)
+    real = {"fit": [*clips["train"], *clips["val"]], "test": clips["test"]}
+    for name, rings, seed, size in (("fit", "train", 101, 2 * count), ("test", "test", 102, count)):
+        sources = ap.make_sources([*real[name], *ad.synthetic_clips(*SYNTHETIC[rings])], scores)
+        sets[name] = ap.Composer(sources, rirs, snr_db=(0.0, 15.0)).batch(np.random.default_rng(seed), size)
     mel, target, weight = sets["test"]
     out = {"patches": len(mel)}
     for name, model in (("head_f32", encoder), ("head_int8", rounded)):
