@@ -195,7 +195,8 @@ def save_atomically(content: object, path: Path) -> None:
 
 def save_video_encoder(model: VideoEncoder, path: Path, **extra: object) -> None:
     """Writes the checkpoint that `load_video_encoder` reads; `extra` travels along (heads, step, scores)."""
-    save_atomically({"format": FORMAT, "positions": list(model.positions), "encoder": model.state_dict(), **extra}, path)
+    content = {"format": FORMAT, "positions": list(model.positions), "encoder": model.state_dict()}
+    save_atomically({**content, **extra}, path)
 
 
 def load_video_encoder(path: Path | str) -> VideoEncoder:
