@@ -2,9 +2,10 @@
 
 init   lite0's weights and a PCA projection: usable tokens at once.
 train  distillation on synthetic views: masked multi-label loss on our visible labels (human labels where there are
-       any, teachers elsewhere) and lite0's ImageNet distribution on views of a whole picture, which keeps knowledge
-       of what the kit shows rarely (cats). First the heads, then the late blocks, then everything; progress is
-       measured in time (`--minutes`), because the training shares its machine. Can be stopped and started again.
+       any, teachers elsewhere), lite0's ImageNet distribution on views of a whole picture, which keeps knowledge of
+       what the kit shows rarely (cats), and the true motion in each token's cell, which gives the luma difference a
+       use. First the heads, then everything, then the late blocks (three times cheaper a step); progress is measured
+       in time (`--minutes`), because the training shares its machine. Can be stopped and started again.
 eval   scores on the kit's test split against human labels and against YOLOX-nano; writes video_eval.json.
 """
 from __future__ import annotations
@@ -52,26 +53,29 @@ from .video_encoder import (
 
 LITE0_FILE = "teachers/efficientnet-lite0/efficientnet-lite0.onnx"
 CHECKPOINT, STATE, REPORT = "video_encoder.pt", "video_train.pt", "video_eval.json"
-HEADS_UNTIL, LATE_UNTIL = 0.04, 0.62  # shares of the time budget
+HEADS_UNTIL, EVERYTHING_UNTIL = 0.03, 0.4  # shares of the time budget
 FIRST_LATE_BLOCK = 5
 EMA_DECAY = 0.99
-IMAGENET_WEIGHT = 0.15
+MOTION_GAIN = 20.0
+LABEL_WEIGHT, IMAGENET_WEIGHT, MOTION_WEIGHT = 4.0, 0.15, 1.0
 REAL_SCENES = ("COCO-2017", "OpenImages-personcar", "OpenImages-V4-sample")
 
 
 class ViewHead(nn.Module):
-    """Heads for training and scoring only: visible labels from mean and strongest token, ImageNet from the mean."""
+    """Heads for training and scoring only: visible labels from mean and strongest token, ImageNet from the mean,
+    motion from each token."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mean = nn.Linear(D, len(VISIBLE))
         self.local = nn.Linear(D, len(VISIBLE))
         self.imagenet = nn.Linear(D, 1000)
+        self.motion = nn.Linear(D, 1)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pooled = tokens.mean(1)
         strongest = torch.logsumexp(self.local(tokens), 1) - math.log(tokens.shape[1])
-        return self.mean(pooled) + strongest, self.imagenet(pooled)
+        return self.mean(pooled) + strongest, self.imagenet(pooled), self.motion(tokens).squeeze(-1)
 
 
 # ---------------------------------------------------------------------------------------------------- samples
@@ -86,6 +90,7 @@ class Sample:
     weight: np.ndarray
     logits: np.ndarray
     logits_weight: float
+    motion: np.ndarray
 
 
 class Sampler:
@@ -126,13 +131,13 @@ class Sampler:
         view = render_view(self.rng, subjects, n, background, whole=whole)
         frame = frame_tensor(view.frames[-1], view.frames[0] if n > 1 else None)
         logits = subjects[0].lite0_logits if subjects else np.zeros(1000, np.float16)
-        return Sample(frame, view.target[-1], view.weight[-1], logits, logits_weight)
+        return Sample(frame, view.target[-1], view.weight[-1], logits, logits_weight, view.motion[-1])
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
-        """frames, target, weight, lite0 logits, their weight."""
+        """frames, target, weight, lite0 logits, their weight, motion."""
         samples = [self.draw() for _ in range(size)]
         columns = [np.stack([np.asarray(getattr(s, name), np.float32) for s in samples])
-                   for name in ("frame", "target", "weight", "logits", "logits_weight")]
+                   for name in ("frame", "target", "weight", "logits", "logits_weight", "motion")]
         return tuple(torch.from_numpy(c) for c in columns)
 
 
@@ -184,7 +189,7 @@ class Validation:
 
     def __init__(self, pictures: Sequence[Picture], views: int = 600):
         sampler = Sampler(pictures, seed=7)
-        frames, target, weight, _, _ = sampler.batch(views)
+        frames, target, weight, _, _, self.motion = sampler.batch(views)
         self.frames = [whole_frames(pictures), frames]
         self.target = [np.stack([p.target for p in pictures]), target.numpy()]
         self.weight = [np.stack([p.weight for p in pictures]), weight.numpy()]
@@ -200,7 +205,14 @@ class Validation:
                 if (target[sure, i] > 0.5).sum() >= 3:
                     ap[label] = round(average_precision(target[sure, i] > 0.5, logits[sure, i]), 3)
             out[name], out[f"{name}_ap"] = float(np.mean(list(ap.values()))), ap
+        out["motion_correlation"] = self._motion_correlation(encoder, head)
         return out
+
+    @torch.no_grad()
+    def _motion_correlation(self, encoder: VideoEncoder, head: ViewHead) -> float:
+        said = torch.cat([head(encoder(part))[2] for part in self.frames[1].split(64)])
+        both = torch.stack([said.flatten(), torch.log1p(MOTION_GAIN * self.motion).flatten()])
+        return float(torch.corrcoef(both)[0, 1])
 
 
 # ---------------------------------------------------------------------------------------------------- stages
@@ -217,27 +229,24 @@ def init(data: Path, work: Path) -> None:
 
 
 def loss_of(encoder: nn.Module, head: ViewHead, batch: tuple[Tensor, ...]) -> Tensor:
-    """Masked label loss plus lite0's distribution where it applies."""
-    frames, target, weight, logits, logits_weight = batch
-    visible, imagenet = head(encoder(frames.contiguous(memory_format=torch.channels_last)))
+    """Masked label loss, lite0's distribution where it applies, and motion per token (log scale)."""
+    frames, target, weight, logits, logits_weight, motion = batch
+    visible, imagenet, moved = head(encoder(frames.contiguous(memory_format=torch.channels_last)))
     labels = functional.binary_cross_entropy_with_logits(visible, target, weight, reduction="sum") / weight.sum()
     teacher = functional.softmax(logits, -1)
     kl = functional.kl_div(functional.log_softmax(imagenet, -1), teacher, reduction="none").sum(-1)
-    return 4.0 * labels + IMAGENET_WEIGHT * (kl * logits_weight).sum() / logits_weight.sum().clamp_min(1.0)
+    imagenet_loss = (kl * logits_weight).sum() / logits_weight.sum().clamp_min(1.0)
+    motion_loss = functional.mse_loss(moved, torch.log1p(MOTION_GAIN * motion))
+    return LABEL_WEIGHT * labels + IMAGENET_WEIGHT * imagenet_loss + MOTION_WEIGHT * motion_loss
 
 
 def set_trainable(encoder: VideoEncoder, progress: float) -> None:
-    """Heads first, then the late blocks (three times cheaper a step), then everything."""
-    late, everything = progress >= HEADS_UNTIL, progress >= LATE_UNTIL
-    for p in encoder.stem.parameters():
-        p.requires_grad_(everything)
+    """Heads and projection first, then everything, then the late blocks only."""
+    everything = HEADS_UNTIL <= progress < EVERYTHING_UNTIL
+    encoder.stem.requires_grad_(everything)
     for i, block in enumerate(encoder.blocks):
-        projection = block.layers[-1] if i == len(encoder.blocks) - 1 else None
-        for p in block.parameters():
-            p.requires_grad_(everything or (late and i >= FIRST_LATE_BLOCK))
-        if projection is not None:
-            for p in projection.parameters():
-                p.requires_grad_(True)
+        block.requires_grad_(everything or (progress >= EVERYTHING_UNTIL and i >= FIRST_LATE_BLOCK))
+    encoder.blocks[-1].layers[-1].requires_grad_(True)
 
 
 def learning_rate(progress: float) -> float:
@@ -308,7 +317,8 @@ def train(data: Path, work: Path, minutes: float, batch_size: int, rate: float) 
             run.save(work / STATE)
             score = validation.score(*run.ema)
             print(f"{run.seconds / 60:.1f} min, step {run.step}: loss {np.mean(losses):.3f}, "
-                  f"val mAP whole {score['whole']:.3f} views {score['views']:.3f}", flush=True)
+                  f"val mAP whole {score['whole']:.3f} views {score['views']:.3f}, "
+                  f"motion {score['motion_correlation']:.2f}", flush=True)
             losses = []
     run.save(work / STATE)
     publish(work, run.ema[0], run.ema[1], run.seconds, validation)

@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .frontend import FRAME_HEIGHT, FRAME_WIDTH
+from .frontend import FRAME_HEIGHT, FRAME_WIDTH, luma
 
 VISIBLE = (
     "person", "face", "dog", "cat", "bird", "farm_animal", "wild_animal", "car", "motorbike", "train", "aircraft",
@@ -112,11 +112,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class View:
-    """Consecutive small frames; `target` and `weight` are per frame and visible label (weight 0 = unknown)."""
+    """Consecutive small frames; `target` and `weight` are per frame and visible label (weight 0 = unknown).
+
+    `motion` is the true luma change since the frame before, per frame and token cell, without noise and flicker.
+    """
 
     frames: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+    motion: np.ndarray
 
 
 # ---------------------------------------------------------------------------------------------------- loading
@@ -378,7 +382,15 @@ def render_view(rng: np.random.Generator, subjects: Sequence[Picture], n_frames:
     if rng.random() < 0.5:
         frames = frames[:, :, ::-1]
     frames = np.ascontiguousarray(frames)
-    return View(degraded(rng, frames) if degrade else frames, target, weight)
+    return View(degraded(rng, frames) if degrade else frames, target, weight, cell_motion(frames))
+
+
+def cell_motion(frames: np.ndarray) -> np.ndarray:
+    """Mean absolute luma change / 128 per cell of the 4 x 3 token grid: [n, 12], zeros for the first frame."""
+    n, cell = len(frames), FRAME_WIDTH // 4
+    change = np.abs(np.diff(luma(frames).astype(np.float32), axis=0)) / 128.0
+    cells = change.reshape(n - 1, 3, cell, 4, cell).mean((2, 4)).reshape(n - 1, 12)
+    return np.concatenate([np.zeros((1, 12), np.float32), cells])
 
 
 def whole_view(picture: Picture) -> np.ndarray:

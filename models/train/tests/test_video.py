@@ -81,7 +81,7 @@ def test_views_are_seeded_and_still_ones_do_not_move() -> None:
         assert np.array_equal(a.frames, b.frames)
         still = vd.render_view(np.random.default_rng(6), scene, 3, background, degrade=False, still=True)
         assert (still.frames == still.frames[:1]).all()
-        assert (frame_tensor(still.frames[1], still.frames[0])[3] == 0).all()
+        assert (frame_tensor(still.frames[1], still.frames[0])[3] == 0).all() and not still.motion.any()
     moving = vd.render_view(np.random.default_rng(7), scene, 3, degrade=False, still=False)
     assert (moving.frames[0] != moving.frames[2]).any()
 
@@ -94,10 +94,10 @@ def test_whole_view_is_close_to_the_runtime_resize() -> None:
 def test_sampler_batches() -> None:
     pictures = [picture(objects=[(vd.INDEX["dog"], vd.CENTRE_BOX)], dog=1.0), picture()]
     object.__setattr__(pictures[1], "dataset", "COCO-2017")
-    frames, target, weight, logits, logits_weight = Sampler(pictures, seed=0).batch(12)
+    frames, target, weight, logits, logits_weight, motion = Sampler(pictures, seed=0).batch(12)
     assert frames.shape == (12, 4, 96, 128) and torch.isfinite(frames).all()
     assert target.shape == weight.shape == (12, len(vd.VISIBLE))
-    assert logits.shape == (12, 1000) and logits_weight.shape == (12,)
+    assert logits.shape == (12, 1000) and logits_weight.shape == (12,) and motion.shape == (12, 12)
 
 
 def test_student_fits_its_budget() -> None:
