@@ -11,8 +11,8 @@ import torch
 
 from girasol_train import audio_data as ad
 from girasol_train import audio_encoder as ae
+from girasol_train import audio_eval, quant
 from girasol_train import audio_patches as ap
-from girasol_train import quant, train_audio
 from girasol_train.count import count
 from girasol_train.frontend import PATCH_SAMPLES, log_mel
 
@@ -132,7 +132,7 @@ def test_quantised_weights_come_back():
 
 def test_average_precision():
     truth, score = np.array([True, False, True]), np.array([3.0, 2.0, 1.0])
-    assert train_audio.average_precision(truth, score) == pytest.approx(5 / 6)
+    assert audio_eval.average_precision(truth, score) == pytest.approx(5 / 6)
 
 
 @needs_kit
