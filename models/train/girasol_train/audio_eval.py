@@ -182,7 +182,8 @@ def _phone_ring(encoder: AudioEncoder, heads: Heads, test: list[ad.Clip]) -> dic
 def _onset_phase(encoder: AudioEncoder, heads: Heads, test: list[ad.Clip]) -> dict:
     """Does it matter where in a snippet a short sound begins?
 
-    Short test sounds in a quiet room, begun at eight phases; the maximum over the onset's snippet and the next one.
+    Short test sounds in a quiet room, begun at eight phases; the maximum over the onset's snippet and the next one,
+    `background` left out (it is what the other snippet holds).
     """
     limit = SHORT_SECONDS * ad.SAMPLE_RATE
     short = [c for c in test if c.label != "background" and ad.activity(c).sum() * ap.BLOCK <= limit]
@@ -197,6 +198,7 @@ def _onset_phase(encoder: AudioEncoder, heads: Heads, test: list[ad.Clip]) -> di
             mels += [log_mel(room[k * SNIPPET_SAMPLES:][:PATCH_SAMPLES]) for k in range(2)]
     logits = in_batches(lambda x: heads.labels(pool(encoder(x))), np.stack(mels))
     logits = logits.reshape(len(short), PHASES, 2, -1).max(2)[..., : len(ad.AUDIO_CLASSES)]
+    logits[..., ap.INDEX["background"]] = -np.inf
     truth = class_of(short)
     right = logits.argmax(-1) == truth[:, None]
     ever = right.any(1)

@@ -130,7 +130,8 @@ class Composer:
         _claim(patch, source, start)
 
     def _add_bed(self, rng: np.random.Generator, patch: Patch, snr_db: float | None) -> None:
-        label = "background" if rng.random() < 0.4 else self.beds[rng.integers(len(self.beds))]
+        quiet = rng.random() < 0.4 and "background" in self.groups
+        label = "background" if quiet else self.beds[rng.integers(len(self.beds))]
         group = self.groups[label]
         clip = group[rng.integers(len(group))].clip
         wave = clip.wave()

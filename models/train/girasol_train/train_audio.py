@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import pathlib
 import time
@@ -38,6 +39,7 @@ from .audio_encoder import (
     save_audio_encoder,
 )
 from .audio_eval import SYNTHETIC, Heads, accuracy, class_of, clip_patches, evaluate, head_scores, in_batches, ridge
+from .frontend import PATCH_SAMPLES
 
 # Sounds so often present beside the labelled one that the teacher's word is enough not to deny them.
 COMMON_COMPANIONS = ("speech", "music", "bird", "wind", "water", "rain", "footsteps", "engine", "laughter",
@@ -51,7 +53,7 @@ class Recipe:
 
     batch: int = 64
     frozen_layers: int = 11
-    unfreeze_at: float = 0.45
+    unfreeze_at: float = 1.0
     trunk_rate: float = 2.0e-4
     head_rate: float = 2.0e-3
     weight_decay: float = 0.01
@@ -119,7 +121,7 @@ class Trainer:
         self.composer = ap.Composer(ap.make_sources(sources, ap.TeacherScores(data)), ad.load_rirs(data))
         self.companions = companion_map(data)
         self.validation = [*ad.load_clips(data, work, "val"), *ad.synthetic_clips(*SYNTHETIC["val"])]
-        self.validation_mel = clip_patches(self.validation)
+        self.validation_mel = clip_patches(self.validation, PATCH_SAMPLES)
         self.best = 0.0
         if resumed:
             self._restore()
@@ -145,7 +147,7 @@ class Trainer:
         torch.save(state, temporary)
         os.replace(temporary, self.state_file)
 
-    def run(self, minutes: float, every: float = 240.0) -> None:
+    def run(self, minutes: float, every: float = 330.0) -> None:
         """Train until `minutes` of training are spent, over all runs; the rate falls by a cosine of that time."""
         total, losses, reported = minutes * 60.0, [], time.monotonic()
         while self.spent < total:
@@ -161,7 +163,7 @@ class Trainer:
         frozen = recipe.frozen_layers if progress < recipe.unfreeze_at else 0
         warm = min(1.0, (self.step + 1) / 50)
         for group in self.optimiser.param_groups:
-            group["lr"] = group["top"] * warm * (0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * progress)))
+            group["lr"] = group["top"] * warm * (0.02 + 0.49 * (1.0 + math.cos(math.pi * progress)))
         rng = np.random.default_rng([recipe.seed, self.step])
         mel, target, weight = (torch.from_numpy(a) for a in self.composer.batch(rng, recipe.batch))
         tokens, scores, embedding = self._forward(mel[:, None], frozen)
