@@ -36,9 +36,9 @@ class FusionConfig:
     decoder_layers: int = 2
     context: int = 48
     combiner: str = "ttm"  # one of COMBINERS
-    combiner_layers: int = 2
+    combiner_layers: int = 1
     read_memory: int = 4
-    read_video: int = 12
+    read_video: int = 8
     dropout: float = 0.1
 
     def as_dict(self) -> dict[str, int | float | str]:
@@ -51,9 +51,11 @@ def normalise(x: Tensor) -> Tensor:
 
 
 class Gelu(nn.Module):
-    """tanh-GELU written out (erf is not used in the graphs)."""
+    """tanh-GELU; written out in exported graphs (erf is not used there)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.onnx.is_in_onnx_export():
+            return nn.functional.gelu(x, approximate="tanh")
         return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
 
 
@@ -87,7 +89,11 @@ class Attention(nn.Module):
         return self.out(x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1))
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return self.merge(self.weights(x, k, bias) @ self.split(v))
+        if torch.onnx.is_in_onnx_export():
+            return self.merge(self.weights(x, k, bias) @ self.split(v))
+        q, keys, values = self.split(self.q(x)), self.split(k), self.split(v)
+        mask = bias.expand(q.shape[0], self.heads, q.shape[2], keys.shape[2])
+        return self.merge(nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self.scale))
 
 
 class Block(nn.Module):
@@ -120,7 +126,7 @@ class Summariser(nn.Module):
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.importance = mlp(dim, dim, count)
+        self.importance = mlp(dim, dim // 2, count)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
         """tokens [B, N, D], present [B, N] -> [B, count, D]."""
@@ -241,8 +247,9 @@ class Latent(nn.Module):
         ages = torch.cat([torch.zeros_like(age[:, :1]), age], dim=1)
         mask = torch.cat([torch.ones_like(age[:, :1]), valid], dim=1)
         bias = self.age(ages).transpose(1, 2) + (1.0 - mask[:, None, :]) * MASKED
-        bias = bias.reshape(b, c.latent_layers, c.heads, 1, c.window + 1, 1) + tokens.new_zeros(c.snippet_tokens)
-        bias = bias.reshape(b, c.latent_layers, c.heads, 1, -1)
+        # Expand, not "+ zeros": tract 0.23.9 folds the zeros to a scalar and then fails to fuse the addition.
+        bias = bias.reshape(b, c.latent_layers, c.heads, 1, c.window + 1, 1)
+        bias = bias.expand(-1, -1, -1, -1, -1, c.snippet_tokens).reshape(b, c.latent_layers, c.heads, 1, -1)
         x, new_k, new_v = tokens, [], []
         for i, layer in enumerate(self.layers):
             h, k, v = layer.keys(x)
@@ -287,7 +294,7 @@ class DecoderBlock(nn.Module):
     def after_self(self, x: Tensor, k: Tensor, v: Tensor, bias: Tensor, age: Tensor) -> Tensor:
         """Cross-attention to k, v [B, S, m, D] at ages [B, S] with bias [B, H, 1, S], then the MLP."""
         b, slots, m, dim = k.shape
-        spread = (bias[..., None] + k.new_zeros(m)).reshape(b, -1, 1, slots * m)
+        spread = bias[..., None].expand(*bias.shape, m).reshape(b, -1, 1, slots * m)
         cross = self.cross
         weights = cross.weights(self.norm_cross(x), k.reshape(b, -1, dim), spread)
         per_slot = weights.reshape(b, cross.heads, -1, slots, m).mean(-1) * m
