@@ -232,12 +232,21 @@ class Streamer:
             k[:, :, position], v[:, :, position], valid[:, position] = out["self_k_new"], out["self_v_new"], 1.0
             if position + 1 < len(tokens):
                 continue
-            best = int(out["logits"][0].argmax())
+            best = int(np.where(writable(first=not written), out["logits"][0], -np.inf).argmax())
             if best == text.EOS or len(written) == text.MAX_OUTPUT:
                 break
             written.append(best)
             tokens.append(best)
         return written
+
+
+def writable(first: bool) -> np.ndarray:
+    """Which pieces may be written: no special token but `<eos>`, and no continuation at the start."""
+    pieces = text.vocabulary()
+    special = [p.startswith("<") and p.endswith(">") and len(p) > 2 for p in pieces]
+    return np.array([
+        i == text.EOS or not (s or first and p.startswith("##")) for i, (p, s) in enumerate(zip(pieces, special, strict=True))
+    ])  # fmt: skip
 
 
 def golden_inputs(seed: int = 7) -> dict[str, np.ndarray]:
