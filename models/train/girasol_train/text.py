@@ -283,6 +283,19 @@ def answer_list(names: list[str]) -> str:
     return " and ".join(names[:3]) if names else "nothing"
 
 
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "heard": ("is {asked}?", "do you hear {asked}?", "was {asked} just now?", "is {asked} now?"),
+    "when": ("when was {asked}?", "when did you last hear {asked}?"),
+    "seen": ("is {seen} in view?", "is there {seen}?", "do you see {seen}?", "can you see {seen} now?"),
+    "anyone": ("is anyone there?", "is anybody here?", "is someone in view?", "is there anyone?"),
+    "hear": ("what do you hear?", "what was that sound?", "what can you hear now?", "what is that noise?"),
+    "see": ("what do you see?", "what is in view?", "what can you see now?"),
+    "happened": ("what happened?", "what happened in the last minute?", "what just happened?", "what is happening?"),
+    "unknown": (
+        "who is it?", "what time is it?", "why?", "how are you?", "what is your name?", "how many people are there?",
+        "is it cold?", "where is my phone?", "what did he say?", "is the window open?", "will it rain today?",
+    ),
+}  # fmt: skip
 DONT_KNOW = "i don't know"
 FIXED_WORDS = (
     "in view off camera while is over silent and nothing happens no , not the last minute yes but now more than ago",
