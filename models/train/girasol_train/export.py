@@ -244,9 +244,8 @@ def writable(first: bool) -> np.ndarray:
     """Which pieces may be written: no special token but `<eos>`, and no continuation at the start."""
     pieces = text.vocabulary()
     special = [p.startswith("<") and p.endswith(">") and len(p) > 2 for p in pieces]
-    return np.array([
-        i == text.EOS or not (s or first and p.startswith("##")) for i, (p, s) in enumerate(zip(pieces, special, strict=True))
-    ])  # fmt: skip
+    continuation = [first and p.startswith("##") for p in pieces]
+    return np.array([i == text.EOS or not (s or c) for i, (s, c) in enumerate(zip(special, continuation, strict=True))])
 
 
 def golden_inputs(seed: int = 7) -> dict[str, np.ndarray]:
