@@ -227,6 +227,9 @@ class Latent(nn.Module):
             "audible": nn.Linear(width, c.audible), "visible": nn.Linear(width, c.visible),
             "source": nn.Linear(width, c.audible),
         })  # fmt: skip
+        for name, head in self.heads.items():  # labels are rare: start there
+            nn.init.constant_(head.bias, -3.5 if name == "audible" else -2.0)
+            nn.init.normal_(head.weight, std=0.01)
         self.cross_k = nn.ModuleList(nn.Linear(c.dim, c.dim) for _ in range(c.decoder_layers))
         self.cross_v = nn.ModuleList(nn.Linear(c.dim, c.dim) for _ in range(c.decoder_layers))
 

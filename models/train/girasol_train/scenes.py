@@ -97,11 +97,12 @@ class OtherSounds:
 class AudioTrack:
     """A track being composed: the waveform and the evidence per 0.1 s block and label."""
 
-    def __init__(self) -> None:
-        self.samples = CARRY_SAMPLES + SNIPPETS * SNIPPET_SAMPLES
+    def __init__(self, snippets: int = SNIPPETS) -> None:
+        self.snippets = snippets
+        self.samples = CARRY_SAMPLES + snippets * SNIPPET_SAMPLES
         self.wave = np.zeros(self.samples, np.float32)
         self.parts: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, float]] = []
-        self.unknown = np.zeros((SNIPPETS, len(AUDIBLE_IDS)), bool)
+        self.unknown = np.zeros((snippets, len(AUDIBLE_IDS)), bool)
 
     def place(self, source: Source, wave: np.ndarray, start: int, others: np.ndarray) -> None:
         """Add a sound at sample `start`; remember where it is active and its energy per snippet."""
@@ -111,9 +112,9 @@ class AudioTrack:
             return
         piece = wave[first - start : last - start]
         self.wave[first:last] += piece
-        energy = np.zeros(SNIPPETS)
-        active, claimed = np.zeros(SNIPPETS), np.zeros(SNIPPETS)
-        for s in range(SNIPPETS):
+        energy = np.zeros(self.snippets)
+        active, claimed = np.zeros(self.snippets), np.zeros(self.snippets)
+        for s in range(self.snippets):
             begin = s * SNIPPET_SAMPLES
             end = begin + PATCH_SAMPLES
             lo, hi = max(begin, first), min(end, last)
@@ -124,17 +125,17 @@ class AudioTrack:
             inside = np.clip(np.minimum(edges + BLOCK, end) - np.maximum(edges, begin), 0, BLOCK) / SAMPLE_RATE
             active[s] = inside[source.active].sum()
             claimed[s] = inside[source.active & source.claimable].sum()
-            self.unknown[s] |= others[inside > 0].any(axis=0)
+            self.unknown[s] |= others[inside[: len(others)] > 0].any(axis=0)
         needed = min(CLAIM_SECONDS, CLAIM_SHARE * float(source.active.sum()) * BLOCK / SAMPLE_RATE)
         self.parts.append((label, energy, active, claimed, needed))
 
     def truth(self) -> tuple[np.ndarray, np.ndarray]:
-        """(target, weight) [SNIPPETS, labels]."""
-        target = np.zeros((SNIPPETS, len(AUDIBLE_IDS)), np.float32)
+        """(target, weight) [snippets, labels]."""
+        target = np.zeros((self.snippets, len(AUDIBLE_IDS)), np.float32)
         weight = np.where(self.unknown, 0.0, 1.0).astype(np.float32)
         total = np.array([
             np.square(self.wave[s * SNIPPET_SAMPLES : s * SNIPPET_SAMPLES + PATCH_SAMPLES], dtype=np.float64).sum()
-            for s in range(SNIPPETS)
+            for s in range(self.snippets)
         ])  # fmt: skip
         for label, energy, active, claimed, needed in self.parts:
             share = energy / np.maximum(total, 1e-12)
@@ -147,7 +148,8 @@ class AudioTrack:
         return target, weight
 
 
-def _gain(rng: np.random.Generator, wave: np.ndarray, low_db: float, high_db: float) -> np.float32:
+def gain(rng: np.random.Generator, wave: np.ndarray, low_db: float, high_db: float) -> np.float32:
+    """Factor that brings the active level to a random one between two in dBFS; 1 for silence."""
     level = ad.active_rms(wave)
     return np.float32(10.0 ** (rng.uniform(low_db, high_db) / 20.0) / level) if level > 1e-5 else np.float32(1.0)
 
@@ -177,7 +179,7 @@ def _bed(rng: np.random.Generator, bank: AudioBank, track: AudioTrack) -> float:
         clips = bank.groups["background"]
         source = clips[rng.integers(len(clips))]
         wave = _looped(source.clip.wave(), track.samples)
-        wave = wave * _gain(rng, wave, -70.0, -38.0)
+        wave = wave * gain(rng, wave, -70.0, -38.0)
         everywhere = np.tile(bank.others(source.clip, max(1, len(source.active))).any(axis=0), (1, 1))
         track.wave += wave
         track.unknown |= everywhere
@@ -191,7 +193,7 @@ def _ambience(rng: np.random.Generator, bank: AudioBank, track: AudioTrack, bed_
     length = int(rng.uniform(3.0, 24.0) * SAMPLE_RATE)
     wave = _looped(source.clip.wave(), length)
     low = max(-48.0, bed_db + 3.0)
-    wave = wave * _gain(rng, wave, low, max(low + 1.0, -18.0))
+    wave = wave * gain(rng, wave, low, max(low + 1.0, -18.0))
     edge = int(rng.uniform(0.01, 0.8) * SAMPLE_RATE)
     wave[:edge] *= np.linspace(0, 1, edge, dtype=np.float32)
     wave[-edge:] *= np.linspace(1, 0, edge, dtype=np.float32)
@@ -212,7 +214,7 @@ def _event(rng: np.random.Generator, bank: AudioBank, track: AudioTrack, labels:
     if rng.random() < 0.25:
         wave = ad.band_limit(wave, rng.uniform(30.0, 300.0), rng.uniform(3_000.0, 7_800.0))
     low = max(-46.0, bed_db + rng.uniform(1.0, 12.0))
-    wave = wave * _gain(rng, wave, low, max(low + 1.0, -9.0))
+    wave = wave * gain(rng, wave, low, max(low + 1.0, -9.0))
     others = bank.others(source.clip, len(source.active))
     track.place(source, wave, int(rng.integers(-len(wave) // 2, track.samples - len(wave) // 2)), others)
 

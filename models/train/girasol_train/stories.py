@@ -13,6 +13,7 @@ from . import text
 from .labels import AMBIENCE, AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
 
 SHARES = {"event": 0.6, "caption": 0.2, "ask": 0.2}
+TRUTH = ("audible", "audible_weight", "visible", "visible_weight")
 LISTED = [a for a in AUDIBLE_IDS if a != "background"]
 
 

@@ -174,8 +174,7 @@ def draw_texts(rng: np.random.Generator, batch: list[dict[str, np.ndarray]]) -> 
     """Prompts and answers at random moments: scene and moment indices, tokens, targets (-100 = no loss)."""
     rows = []
     for b, scene in enumerate(batch):
-        names = ("audible", "audible_weight", "visible", "visible_weight")
-        truth = stories.Truth(*(scene[n] for n in names), scene["dt"][:, 0].cumsum())
+        truth = stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum())
         for t in rng.integers(len(scene["dt"]), size=TEXTS_PER_SCENE):
             made = stories.sample(rng, truth, int(t))
             if made:
