@@ -53,10 +53,11 @@ from .video_encoder import (
 
 LITE0_FILE = "teachers/efficientnet-lite0/efficientnet-lite0.onnx"
 CHECKPOINT, STATE, REPORT = "video_encoder.pt", "video_train.pt", "video_eval.json"
-HEADS_UNTIL, EVERYTHING_UNTIL = 0.03, 0.4  # shares of the time budget
+HEADS_UNTIL, EVERYTHING_UNTIL = 0.03, 0.25  # shares of the time budget
 FIRST_LATE_BLOCK = 5
 EMA_DECAY = 0.99
 MOTION_GAIN = 20.0
+SAVE_SECONDS, SCORE_SECONDS = 60.0, 300.0
 LABEL_WEIGHT, IMAGENET_WEIGHT, MOTION_WEIGHT = 4.0, 0.15, 1.0
 REAL_SCENES = ("COCO-2017", "OpenImages-personcar", "OpenImages-V4-sample")
 
@@ -307,14 +308,16 @@ def train(data: Path, work: Path, minutes: float, batch_size: int, rate: float) 
     validation = Validation(load_images(data, work, "val"))
     sampler = Sampler(load_images(data, work, "train"), seed=1 + run.step)
     losses: list[float] = []
-    last, checked = time.monotonic(), run.seconds
+    last, saved, checked = time.monotonic(), run.seconds, run.seconds
     while run.seconds < 60.0 * minutes:
         losses.append(run.one_step(sampler.batch(batch_size), run.seconds / (60.0 * minutes)))
         now = time.monotonic()
         run.seconds, last = run.seconds + now - last, now
-        if run.seconds - checked > 120.0:
-            checked = run.seconds
+        if run.seconds - saved > SAVE_SECONDS:
+            saved = run.seconds
             run.save(work / STATE)
+        if run.seconds - checked > SCORE_SECONDS:
+            checked = run.seconds
             score = validation.score(*run.ema)
             print(f"{run.seconds / 60:.1f} min, step {run.step}: loss {np.mean(losses):.3f}, "
                   f"val mAP whole {score['whole']:.3f} views {score['views']:.3f}, "

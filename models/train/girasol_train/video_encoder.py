@@ -116,7 +116,7 @@ class VideoEncoder(nn.Module):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x.flatten(2).transpose(1, 2))
+        return self.norm(x.reshape(-1, D, TOKENS).transpose(1, 2))
 
 
 def _onnx_layers(path: Path) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
