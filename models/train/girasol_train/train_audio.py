@@ -38,13 +38,26 @@ from .audio_encoder import (
     load_yamnet,
     save_audio_encoder,
 )
-from .audio_eval import SYNTHETIC, Heads, accuracy, class_of, clip_patches, evaluate, head_scores, in_batches, ridge
+from .audio_eval import (
+    SYNTHETIC,
+    Heads,
+    accuracy,
+    class_of,
+    clip_patches,
+    evaluate,
+    head_scores,
+    in_batches,
+    mean_average_precision,
+    pool,
+    ridge,
+)
 from .frontend import PATCH_SAMPLES
 
 # Sounds so often present beside the labelled one that the teacher's word is enough not to deny them.
 COMMON_COMPANIONS = ("speech", "music", "bird", "wind", "water", "rain", "footsteps", "engine", "laughter",
                      "insect_frog", "background", "clapping", "bell", "appliance", "train")  # fmt: skip
 COMPANION_SCORE = 0.3
+VALIDATION_MIXTURES, VALIDATION_SEED = 600, 103
 
 
 @dataclass(frozen=True)
@@ -118,10 +131,13 @@ class Trainer:
         self.step, self.spent = 0, 0.0
         self.embedding_std = 1.0
         sources = (*ad.load_clips(data, work, "train"), *ad.synthetic_clips(*SYNTHETIC["train"]))
-        self.composer = ap.Composer(ap.make_sources(sources, ap.TeacherScores(data)), ad.load_rirs(data))
+        scores, rirs = ap.TeacherScores(data), ad.load_rirs(data)
+        self.composer = ap.Composer(ap.make_sources(sources, scores), rirs)
         self.companions = companion_map(data)
         self.validation = [*ad.load_clips(data, work, "val"), *ad.synthetic_clips(*SYNTHETIC["val"])]
         self.validation_mel = clip_patches(self.validation, PATCH_SAMPLES)
+        unheard = ap.Composer(ap.make_sources(self.validation, scores), rirs, snr_db=(0.0, 15.0))
+        self.validation_mixtures = unheard.batch(np.random.default_rng(VALIDATION_SEED), VALIDATION_MIXTURES)
         self.best = 0.0
         if resumed:
             self._restore()
@@ -148,8 +164,13 @@ class Trainer:
         os.replace(temporary, self.state_file)
 
     def run(self, minutes: float, every: float = 330.0) -> None:
-        """Train until `minutes` of training are spent, over all runs; the rate falls by a cosine of that time."""
+        """Train until `minutes` of training are spent, over all runs; the rate falls by a cosine of that time.
+
+        A run that finds nothing left to do validates once more.
+        """
         total, losses, reported = minutes * 60.0, [], time.monotonic()
+        if self.spent >= total:
+            self._report(np.full(4, np.nan))
         while self.spent < total:
             begun = time.monotonic()
             losses.append(self._one(self.spent / total))
@@ -217,7 +238,10 @@ class Trainer:
         truth = class_of(self.validation)
         real = truth < len(ad.AUDIO_CLASSES)
         result = accuracy(head_scores(encoder, heads, *self.validation_mel)[real], truth[real])
-        quality = result["accuracy"] + result["macro_recall"]
+        mel, target, weight = self.validation_mixtures
+        logits = in_batches(lambda x: heads.labels(pool(encoder(x))), mel)
+        result["mixture_mAP"] = mean_average_precision(logits, target, weight)["mAP"]
+        quality = (result["accuracy"] + result["macro_recall"]) / 2.0 + result["mixture_mAP"]
         kept = quality >= self.best
         if kept:
             self.best = quality
@@ -226,7 +250,7 @@ class Trainer:
             save_audio_encoder(encoder, self.work / "audio_encoder.pt", metrics)
             _save_heads(heads, self.work)
         self.save()
-        told = f"{result['accuracy']:.4f} {result['macro_recall']:.4f}{' kept' if kept else ''}"
+        told = " ".join(f"{result[k]:.4f}" for k in ("accuracy", "macro_recall", "mixture_mAP")) + " kept" * kept
         parts = np.round(losses, 4).tolist()
         print(f"step {self.step} minutes {self.spent / 60:.1f} losses {parts} val {told}", flush=True)
 
