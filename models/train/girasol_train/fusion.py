@@ -38,7 +38,7 @@ class FusionConfig:
     combiner: str = "ttm"  # one of COMBINERS
     combiner_layers: int = 1
     read_memory: int = 4
-    read_video: int = 8
+    read_video: int = 4  # the summarised video and audio tokens become the snippet's tokens: together snippet_tokens
     dropout: float = 0.1
 
     def as_dict(self) -> dict[str, int | float | str]:
@@ -59,8 +59,8 @@ class Gelu(nn.Module):
         return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
 
 
-def mlp(dim: int, hidden: int, out: int, dropout: float = 0.0) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, hidden), Gelu(), nn.Dropout(dropout), nn.Linear(hidden, out))
+def mlp(dim: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden), Gelu(), nn.Linear(hidden, out))
 
 
 class Attention(nn.Module):
@@ -99,11 +99,11 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-LN transformer layer with self-attention over externally supplied keys and values."""
 
-    def __init__(self, config: FusionConfig) -> None:
+    def __init__(self, config: FusionConfig, expand: int = 4) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(config.dim), nn.LayerNorm(config.dim)
         self.attention = Attention(config.dim, config.heads)
-        self.mlp = mlp(config.dim, 4 * config.dim, config.dim, config.dropout)
+        self.mlp = mlp(config.dim, expand * config.dim, config.dim)
         self.drop = nn.Dropout(config.dropout)
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,10 +128,17 @@ class Summariser(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.importance = mlp(dim, dim // 2, count)
 
+    def scores(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, count]."""
+        return self.importance(self.norm(tokens))
+
+    def pool(self, tokens: Tensor, scores: Tensor, present: Tensor) -> Tensor:
+        """tokens [B, N, D], scores [B, N, count], present [B, N] -> [B, count, D]."""
+        weights = torch.softmax(scores.transpose(1, 2) + (1.0 - present[:, None, :]) * MASKED, dim=-1)
+        return weights @ (tokens * present[..., None])
+
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """tokens [B, N, D], present [B, N] -> [B, count, D]."""
-        scores = self.importance(self.norm(tokens)).transpose(1, 2) + (1.0 - present[:, None, :]) * MASKED
-        return torch.softmax(scores, dim=-1) @ (tokens * present[..., None])
+        return self.pool(tokens, self.scores(tokens), present)
 
 
 class TimeEmbedding(nn.Module):
@@ -147,7 +154,11 @@ class TimeEmbedding(nn.Module):
 
 
 class Combiner(nn.Module):
-    """Token Turing Machine, grouped by modality and time-stamped: read, process, write."""
+    """Token Turing Machine, grouped by modality and time-stamped: read, process, write.
+
+    The processed video and audio tokens are the output: their residual stream carries what the encoders saw and heard,
+    so that little has to be learned before the heads can use it.
+    """
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
@@ -157,37 +168,53 @@ class Combiner(nn.Module):
         self.audio_place = nn.Parameter(torch.randn(c.audio_tokens, c.dim) * 0.02)
         self.memory_place = nn.Parameter(torch.randn(c.memory, c.dim) * 0.02)
         self.video_absent = nn.Parameter(torch.randn(c.read_video, c.dim) * 0.02)
-        self.audio_absent = nn.Parameter(torch.randn(c.audio_tokens, c.dim) * 0.02)
+        self.audio_absent = nn.Parameter(torch.randn(c.snippet_tokens - c.read_video, c.dim) * 0.02)
         self.offset, self.gap = TimeEmbedding(c.dim), TimeEmbedding(c.dim)
         self.read_memory = Summariser(c.dim, c.read_memory)
         self.read_video = Summariser(c.dim, c.read_video)
-        self.queries = nn.Parameter(torch.randn(c.snippet_tokens, c.dim) * 0.5)
+        self.read_audio = Summariser(c.dim, c.snippet_tokens - c.read_video)
         self.process = nn.ModuleList(Block(c) for _ in range(c.combiner_layers))
         self.write = Summariser(c.dim, c.memory)
+
+    def prepare(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
+        dt: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """All that does not depend on the memory: stamped inputs, their summaries, presence and importance."""
+        c, b = self.config, video.shape[0]
+        seen = (frame_present[:, :, None] * video.new_ones(c.video_tokens)).reshape(b, -1)
+        heard = audio_present * audio.new_ones(c.audio_tokens)
+        stamped = self.video_in(video) + self.video_place + self.offset(frame_offset)[:, :, None, :]
+        video = stamped.reshape(b, -1, c.dim) * seen[..., None]
+        audio = (self.audio_in(audio) + self.audio_place) * audio_present[..., None]
+        any_frame = (frame_present.mean(1, keepdim=True) * c.frames).clamp(max=1.0)[..., None]
+        read = torch.cat([
+            self.read_video(video, seen) + (1.0 - any_frame) * self.video_absent,
+            self.read_audio(audio, heard) + (1.0 - audio_present[..., None]) * self.audio_absent,
+        ], dim=1)  # fmt: skip
+        inputs = torch.cat([video, audio], dim=1)
+        return read, inputs, self.write.scores(inputs), torch.cat([seen, heard], dim=1), self.gap(dt)
+
+    def advance(
+        self, read: Tensor, inputs: Tensor, importance: Tensor, present: Tensor, gap: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Read the memory, process, write: the recurrent part."""
+        c, b = self.config, read.shape[0]
+        memory = memory + self.memory_place + gap
+        x = torch.cat([self.read_memory(memory, memory.new_ones(b, c.memory)), read], dim=1)
+        for block in self.process:
+            x = block(x, x.new_zeros(1, 1, 1, 1))
+        own = torch.cat([memory, x], dim=1)
+        scores = torch.cat([self.write.scores(own), importance], dim=1)
+        kept = torch.cat([own.new_ones(b, own.shape[1]), present], dim=1)
+        written = self.write.pool(torch.cat([own, inputs], dim=1), scores, kept)
+        return normalise(x[:, -c.snippet_tokens :]), normalise(written)
 
     def forward(
         self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
         dt: Tensor, memory: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        c, b = self.config, video.shape[0]
-        seen = (frame_present[:, :, None] * video.new_ones(c.video_tokens)).reshape(b, -1)
-        stamped = self.video_in(video) + self.video_place + self.offset(frame_offset)[:, :, None, :]
-        video = stamped.reshape(b, -1, c.dim) * seen[..., None]
-        audio = (self.audio_in(audio) + self.audio_place) * audio_present[..., None]
-        memory = memory + self.memory_place + self.gap(dt)
-        heard, kept = audio_present * audio.new_ones(c.audio_tokens), memory.new_ones(b, c.memory)
-        any_frame = (frame_present.mean(1, keepdim=True) * c.frames).clamp(max=1.0)[..., None]
-        read = torch.cat([
-            self.read_memory(memory, kept),
-            self.read_video(video, seen) + (1.0 - any_frame) * self.video_absent,
-            audio + (1.0 - audio_present[..., None]) * self.audio_absent,
-            self.queries.expand(b, -1, -1),
-        ], dim=1)  # fmt: skip
-        for block in self.process:
-            read = block(read, torch.zeros_like(dt)[:, :, None, None])
-        everything = torch.cat([memory, read, video, audio], dim=1)
-        written = self.write(everything, torch.cat([kept, read.new_ones(b, read.shape[1]), seen, heard], dim=1))
-        return normalise(read[:, -c.snippet_tokens :]), normalise(written)
+        return self.advance(*self.prepare(video, audio, frame_present, audio_present, frame_offset, dt), memory)
 
 
 class MeanCombiner(nn.Module):
@@ -198,14 +225,22 @@ class MeanCombiner(nn.Module):
         self.config = config
         self.out = nn.Linear(2 * config.dim, config.snippet_tokens * config.dim)
 
+    def prepare(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
+        dt: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        weight = frame_present / frame_present.sum(1, keepdim=True).clamp(min=1.0)
+        pooled = [(video.mean(2) * weight[..., None]).sum(1), audio.mean(1) * audio_present]
+        return (self.out(torch.cat(pooled, dim=-1)).reshape(-1, self.config.snippet_tokens, self.config.dim),)
+
+    def advance(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return normalise(tokens), memory
+
     def forward(
         self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
         dt: Tensor, memory: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        weight = frame_present / frame_present.sum(1, keepdim=True).clamp(min=1.0)
-        pooled = [(video.mean(2) * weight[..., None]).sum(1), audio.mean(1) * audio_present]
-        tokens = self.out(torch.cat(pooled, dim=-1)).reshape(-1, self.config.snippet_tokens, self.config.dim)
-        return normalise(tokens), memory + 0.0 * (frame_offset.sum() + dt.sum())
+        return self.advance(*self.prepare(video, audio, frame_present, audio_present, frame_offset, dt), memory)
 
 
 COMBINERS = {"ttm": Combiner, "mean": MeanCombiner}
@@ -217,10 +252,10 @@ class Latent(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.layers = nn.ModuleList(Block(c) for _ in range(c.latent_layers))
+        self.layers = nn.ModuleList(Block(c, expand=2) for _ in range(c.latent_layers))
         self.age = TimeEmbedding(c.latent_layers * c.heads)
         self.norm = nn.LayerNorm(c.dim)
-        self.next = mlp(c.dim, 2 * c.dim, c.dim)
+        self.next = mlp(c.dim, c.dim, c.dim)
         width = 2 * c.snippet_tokens * c.dim
         self.head_drop = nn.Dropout(2 * c.dropout)
         self.heads = nn.ModuleDict({
@@ -291,7 +326,7 @@ class DecoderBlock(nn.Module):
         self.attention = Attention(config.dim, config.heads)
         self.cross = Attention(config.dim, config.heads, keys=False)
         self.age_value = TimeEmbedding(config.dim)
-        self.mlp = mlp(config.dim, 4 * config.dim, config.dim, config.dropout)
+        self.mlp = mlp(config.dim, 4 * config.dim, config.dim)
         self.drop = nn.Dropout(config.dropout)
 
     def after_self(self, x: Tensor, k: Tensor, v: Tensor, bias: Tensor, age: Tensor) -> Tensor:
@@ -376,12 +411,13 @@ class Fusion(nn.Module):
         Keys: video [B, T, K, Nv, D], audio [B, T, Na, D], frame_present [B, T, K], audio_present [B, T, 1],
         frame_offset [B, T, K], dt [B, T, 1].
         """
-        c = self.config
+        c, (b, t) = self.config, scene["dt"].shape[:2]
         names = ("video", "audio", "frame_present", "audio_present", "frame_offset", "dt")
-        memory = scene["audio"].new_zeros(scene["audio"].shape[0], c.memory, c.dim)
+        prepared = self.combiner.prepare(*(scene[name].flatten(0, 1) for name in names))
+        memory = scene["audio"].new_zeros(b, c.memory, c.dim)
         tokens = []
-        for step in zip(*(scene[name].unbind(1) for name in names), strict=True):
-            out, memory = self.combiner(*step, memory)
+        for step in zip(*(value.reshape(b, t, *value.shape[1:]).unbind(1) for value in prepared), strict=True):
+            out, memory = self.combiner.advance(*step, memory)
             tokens.append(out)
         return torch.stack(tokens, dim=1)
 

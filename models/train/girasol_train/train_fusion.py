@@ -24,11 +24,11 @@ from .fusion import SNIPPET_SECONDS, Fusion, FusionConfig
 from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
 from .video_encoder import save_atomically
 
-BATCH = 16
+BATCH = 8
 LENGTHS, LENGTH_SHARES = (16, 32, 64), (0.45, 0.4, 0.15)
 TEXTS_PER_SCENE = 5
-LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1.5e-3, 0.03, 60
-EMA = 0.997
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.03, 50
+EMA = 0.99
 TOKEN_NOISE = 0.1
 LOSS_WEIGHTS = {"audible": 1.0, "visible": 1.0, "source": 0.4, "next": 0.02, "text": 0.04}
 CHECKPOINT_EVERY = 100
@@ -282,6 +282,7 @@ def rate(progress: float, step: int) -> float:
 def train(pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9,
           init: pathlib.Path | None = None) -> None:  # fmt: skip
     """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`."""
+    torch.set_flush_denormal(True)
     run = Run.start(init)
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)
@@ -291,7 +292,7 @@ def train(pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float =
         began = time.monotonic()
         rng = np.random.default_rng([17, run.step])
         length = int(rng.choice(LENGTHS, p=LENGTH_SHARES))
-        drawn = [draw_scene(rng, pool, length) for _ in range(max(4, BATCH * 32 // length))]
+        drawn = [draw_scene(rng, pool, length) for _ in range(max(2, BATCH * 32 // length))]
         batch = collate(drawn)
         torch.manual_seed(run.step)
         for name in ("audio", "video"):
