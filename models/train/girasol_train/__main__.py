@@ -4,7 +4,8 @@
     train      Combiner, latent model and decoder on the cached tokens
     export     calibration, thresholds and the bundle
     evaluate   the bundle on the test split; writes evaluation.json into the work directory
-    all        the four in order
+    card       MODEL_CARD.md and ATTRIBUTION.md beside the bundle
+    all        the five in order
 
 Encoders come first: `python -m girasol_train.train_audio` and `python -m girasol_train.train_video`. A stage skips what
 it finds done for the same inputs (checkpoint hashes), and resumes what was interrupted. Defaults of --data and --work
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 
 from . import audio_data as ad
-from . import calibrate, evaluate, export, scenes, train_fusion
+from . import calibrate, card, evaluate, export, scenes, train_fusion
 from . import video_data as vd
 from .audio_encoder import load_audio_encoder
 from .fusion import Fusion
@@ -33,7 +34,7 @@ from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 60, "val": 12, "test": 10}, "video": {"train": 50, "val": 8, "test": 8}}
-STAGES = ("scenes", "train", "export", "evaluate")
+STAGES = ("scenes", "train", "export", "evaluate", "card")
 STAGED = {"scenes": 24, "seed": 11}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -156,6 +157,12 @@ def run_evaluate(job: Job) -> None:
     note("onset", evaluate.onset_sweep(streamer, sounds, rules))
 
 
+def run_card(job: Job) -> None:
+    report = json.loads((job.work / "evaluation.json").read_text())
+    card.write_card(job.bundle, report, job.bundle.parent / "MODEL_CARD.md")
+    card.write_attribution(job.data, job.bundle.parent / "ATTRIBUTION.md")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=(*STAGES, "all"))
@@ -173,7 +180,7 @@ def main() -> None:
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")),
     )  # fmt: skip
-    stages = {"scenes": run_scenes, "train": run_train, "export": run_export, "evaluate": run_evaluate}
+    stages = dict(zip(STAGES, (run_scenes, run_train, run_export, run_evaluate, run_card), strict=True))
     for stage in STAGES if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)
         stages[stage](job)
