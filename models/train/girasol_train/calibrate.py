@@ -1,0 +1,188 @@
+"""Turn logits into decisions: calibration per label, thresholds, and which labels may make events at all.
+
+Measured on validation scenes: every audio track once, beside a random video track, nothing missing. A *false event* is
+a stretch of hysteresis (`on`, `off`) that touches no snippet where the label is true or unknown, nor the next to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import scenes
+from .fusion import SNIPPET_SECONDS, Fusion
+from .labels import AMBIENCE, AUDIBLE_IDS, VISIBLE_IDS
+from .train_fusion import Pool, collate, draw_scene
+
+FALSE_PER_HOUR = 1.0
+LOWEST_ON, HIGHEST_ON = 0.5, 0.98
+OFF_SHARE = 0.6
+MIN_RECALL, SURE_RECALL = 0.25, 0.5
+MIN_EVENTS, SURE_EVENTS = 4, 8
+# Sounds that last are confirmed by a second snippet; short ones must fire at once. So must nothing seen: views last.
+CONFIRMED = frozenset({*AMBIENCE, "aircraft", "breathing_snoring", "clock_tick", "fire_crackle", "household", "saw",
+                       "sea_waves", "train", "typing_click", "footsteps"})  # fmt: skip
+NEVER = frozenset({"background"})
+
+
+@dataclass
+class Outcome:
+    """Logits and truth [scenes, T, labels] of one kind of label."""
+
+    ids: tuple[str, ...]
+    logits: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+    def probability(self) -> np.ndarray:
+        return 1.0 / (1.0 + np.exp(-self.logits))
+
+
+@torch.no_grad()
+def run_scenes(fusion: Fusion, pool: Pool, seed: int, repeats: int = 1) -> dict[str, Outcome]:
+    """Clean scenes over the whole pool; each audio track `repeats` times, in order."""
+    rng = np.random.default_rng(seed)
+    tracks = list(range(len(pool.audio["tokens"]))) * repeats
+    found: dict[str, list[np.ndarray]] = {}
+    for first in range(0, len(tracks), 8):
+        drawn = [draw_scene(rng, pool, scenes.SNIPPETS, audio_track=k) for k in tracks[first : first + 8]]
+        out = fusion.scene(collate(drawn))
+        for name in ("audible", "visible", "source"):
+            found.setdefault(name, []).append(out[name].numpy())
+            for suffix in ("", "_weight"):
+                found.setdefault(f"true_{name}{suffix}", []).append(np.stack([d[name + suffix] for d in drawn]))
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    return {
+        name: Outcome(ids, joined[name], joined[f"true_{name}"], joined[f"true_{name}_weight"])
+        for name, ids in (("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS), ("source", AUDIBLE_IDS))
+    }
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def platt(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """(scale, offset) of the logit, by a few Newton steps with a prior towards (1, 0)."""
+    x, y = logits[weight > 0].astype(np.float64), target[weight > 0] >= 0.5
+    a, b = 1.0, 0.0
+    if y.sum() < MIN_EVENTS:
+        return a, b
+    for _ in range(30):
+        p = 1.0 / (1.0 + np.exp(-np.clip(a * x + b, -30, 30)))
+        v = p * (1.0 - p)
+        gradient = np.array([(p - y) @ x + 5.0 * (a - 1.0), (p - y).sum() + 2.0 * b])
+        hessian = np.array([[v @ (x * x) + 5.0, v @ x], [v @ x, v.sum() + 2.0]])
+        step = np.linalg.solve(hessian, gradient)
+        a, b = float(np.clip(a - step[0], 0.3, 3.0)), float(np.clip(b - step[1], -5.0, 5.0))
+    return a, b
+
+
+@torch.no_grad()
+def fold_calibration(fusion: Fusion, outcomes: dict[str, Outcome]) -> dict[str, list[tuple[float, float]]]:
+    """Fit every label on `outcomes` and fold the result into the head's weights."""
+    used = {}
+    for name, outcome in outcomes.items():
+        columns = [np.moveaxis(v, -1, 0) for v in (outcome.logits, outcome.target, outcome.weight)]
+        pairs = [platt(*label) for label in zip(*columns, strict=True)]
+        scale, offset = (torch.tensor(v, dtype=torch.float32) for v in zip(*pairs, strict=True))
+        head = fusion.latent.heads[name]
+        head.weight.mul_(scale[:, None])
+        head.bias.mul_(scale).add_(offset)
+        outcome.logits = outcome.logits * scale.numpy() + offset.numpy()
+        used[name] = pairs
+    return used
+
+
+# ---------------------------------------------------------------- events
+
+
+def stretches(p: np.ndarray, on: float, off: float, confirm: int = 1) -> list[tuple[int, int]]:
+    """Events of one scene: [first, last] snippets; starts after `confirm` snippets in a row at or above `on`."""
+    found, first, run = [], None, 0
+    for t, value in enumerate(p):
+        run = run + 1 if value >= on else 0
+        if first is None and run >= confirm:
+            first = t
+        elif first is not None and value < off:
+            found.append((first, t - 1))
+            first = None
+    return found + ([(first, len(p) - 1)] if first is not None else [])
+
+
+def runs(target: np.ndarray, weight: np.ndarray) -> list[tuple[int, int]]:
+    """True stretches of one scene."""
+    true = np.concatenate([[False], (target >= 0.5) & (weight > 0), [False]])
+    edges = np.flatnonzero(true[1:] != true[:-1])
+    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def count_events(outcome: Outcome, label: int, on: float, off: float, confirm: int) -> dict[str, int]:
+    """true / false events made, true events there were, and how many of those were found."""
+    p, counts = outcome.probability()[..., label], {"true": 0, "false": 0, "there": 0, "found": 0}
+    for scene in range(len(p)):
+        target, weight = outcome.target[scene, :, label], outcome.weight[scene, :, label]
+        made = stretches(p[scene], on, off, confirm)
+        for first, last in made:
+            near = slice(max(0, first - 1), last + 2)
+            if ((target[near] >= 0.5) & (weight[near] > 0)).any():
+                counts["true"] += 1
+            elif (weight[near] >= 0.5).all() and (target[near] < 0.1).all():
+                counts["false"] += 1
+        for first, last in runs(target, weight):
+            counts["there"] += 1
+            counts["found"] += any(a <= last + 1 and b >= first - 1 for a, b in made)
+    return counts
+
+
+def hours(outcome: Outcome) -> float:
+    return outcome.logits.shape[0] * outcome.logits.shape[1] * SNIPPET_SECONDS / 3600.0
+
+
+def snippet_f1(outcome: Outcome, label: int, on: float) -> float:
+    known = outcome.weight[..., label] >= 0.5
+    said, true = outcome.probability()[..., label][known] >= on, outcome.target[..., label][known] >= 0.5
+    return float(2.0 * (said & true).sum() / max(1, said.sum() + true.sum()))
+
+
+def average_precision(score: np.ndarray, true: np.ndarray) -> float:
+    order = np.argsort(-score, kind="stable")
+    hit = true[order].astype(np.float64)
+    return float((np.cumsum(hit) / np.arange(1, len(hit) + 1) * hit).sum() / hit.sum()) if hit.any() else float("nan")
+
+
+# ---------------------------------------------------------------- rules
+
+
+def label_rule(outcome: Outcome, label: int, kind: str) -> dict[str, Any]:
+    """Thresholds and standing of one label, and what they were decided on."""
+    name = outcome.ids[label]
+    confirm = 2 if kind == "visible" or name in CONFIRMED else 1
+    allowed = FALSE_PER_HOUR * hours(outcome)
+    candidates = np.concatenate([np.arange(LOWEST_ON, 0.9, 0.02), np.arange(0.9, HIGHEST_ON, 0.01)])
+    fits = [c for c in candidates if count_events(outcome, label, c, OFF_SHARE * c, confirm)["false"] <= allowed]
+    on = float(min(fits, default=HIGHEST_ON))
+    best = float(max(np.arange(0.15, 0.9, 0.05), key=lambda c: snippet_f1(outcome, label, c)))
+    counts = count_events(outcome, label, on, OFF_SHARE * on, confirm)
+    recall = counts["found"] / max(1, counts["there"])
+    usable = counts["there"] < MIN_EVENTS or recall >= MIN_RECALL
+    sure = counts["there"] >= SURE_EVENTS and recall >= SURE_RECALL and bool(fits)
+    return {
+        "enabled": bool(fits) and usable and name not in NEVER,
+        "experimental": not sure,
+        "thresholds": {
+            "low_false_alarm": {"on": round(on, 3), "off": round(OFF_SHARE * on, 3)},
+            "best_f1": {"on": round(best, 3), "off": round(OFF_SHARE * best, 3)},
+        },
+        "min_snippets": confirm,
+        "validation": {"recall": round(recall, 3), **counts, "hours": round(hours(outcome), 2)},
+    }
+
+
+def label_rules(outcomes: dict[str, Outcome]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {
+        kind: {name: label_rule(outcomes[kind], i, kind) for i, name in enumerate(outcomes[kind].ids)}
+        for kind in ("audible", "visible")
+    }

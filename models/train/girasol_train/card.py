@@ -1,0 +1,175 @@
+"""Write `MODEL_CARD.md` and `ATTRIBUTION.md` beside the bundle, from the manifest, the rules and the evaluation.
+
+Everything that is a number comes from files that the other stages wrote; the prose states what the numbers mean and
+what was not measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import pathlib
+from collections import defaultdict
+from typing import Any
+
+INTRO = """# Model card: girasol-av {version}
+
+A joint audio-video streaming model for small ARM boards: every 0.96 s it takes one log-mel patch and up to two frames
+of 128 x 96, keeps a bounded memory of the last minute, and gives label probabilities, a prediction of the next snippet
+("surprise") and, on request, one short English sentence. Made by `models/train` (see its modules for every choice);
+made on {created}. Licence of the weights: {licence}.
+
+**Intended use**: notification-grade events in and around a home (a dog barks, a phone rings, somebody is in view).
+**Not** for safety, security or medical decisions, nor for identifying people: it knows that there is a person, not who.
+"""
+
+LIMITS = """## What to know before trusting it
+
+- **No paired recordings.** Sound and picture of the training scenes were composed from separate clips and photographs.
+  Whether a sound comes from what is in view is therefore learned as "something that can make this sound is visible",
+  not from lip or motion synchrony: a radio and a silent person in view read as that person speaking.
+- **Few sources.** Many classes rest on 20 to 50 recordings, `scream` on 11, `cat` in the picture on 5 photographs of
+  house cats and some of wild ones that look alike; `dog` on dalmatians and a few others. Test counts stand beside every
+  score; where they are below ten, a score says little.
+- **`phone_ring` was trained on synthesised rings only** (mechanical bells, warbles, trills, melodies); there is no
+  recorded ring in the kit, so its score below is on other synthesised rings.
+- Not in the data: night or infra-red views, fish-eye lenses, far-field speech, people moving through rooms, languages
+  other than those of the speech clips. Cartoons, screens and printed pictures of things count as the things.
+- **Short sounds cut by a snippet's border** are weaker: see the onset table. An audio hop of 0.48 s would help and is
+  not used.
+- Answers to questions come from a small closed grammar over what the label heads know. They are the least reliable
+  output; anything else should be answered "i don't know", and is not always.
+- The published COCO and YAMNet teachers may have seen some of the kit's media in their own training.
+- False alarms per hour come from composed scenes that are far busier than a room; a quiet room should do better, an
+  unusual one (a workshop, a parrot) worse. Nothing here was measured on a months-long recording.
+"""
+
+TRAINING = """## How it was made
+
+1. Audio encoder: YAMNet's trunk without its last block (Apache-2.0 weights), distilled on augmented mixtures. Video
+   encoder: EfficientNet-lite0's first stages (Apache-2.0 weights), distilled with YOLOX-nano and lite0 as teachers.
+2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
+   any sound track with any picture track, with missing frames, modalities and gaps.
+3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
+   two decoder layers: {steps:,} steps on two shared CPU cores.
+4. Calibration per label (folded into the heads), thresholds, int8 weights per channel; every exported file agrees with
+   torch within 1e-4.
+
+Data: {data}. Media licences: {licences}. Credits: [ATTRIBUTION.md](ATTRIBUTION.md).
+Split by source; validation carved out of train by hash of the source id; nothing of the test split was trained on.
+"""
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(str(v) for v in row) + " |" for row in rows)]) + "\n"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def size_section(body: dict[str, Any]) -> str:
+    graphs = body["graphs"]
+    rows = [[name, f"{g['parameters']:,}", f"{g['macs'] / 1e6:.1f} M", f"{g['bytes']:,}"] for name, g in graphs.items()]
+    snippet = sum(g["macs"] * (2 if n == "video_encoder" else 1) for n, g in graphs.items() if n != "decoder")
+    total = sum(g["parameters"] for g in graphs.values()), sum(g["bytes"] for g in graphs.values())
+    rows.append(["**all, per snippet**", f"{total[0]:,}", f"{snippet / 1e6:.1f} M", f"{total[1]:,}"])
+    note = "\nPer snippet: two frames, one patch, Combiner and latent model; the decoder's figure is per token.\n"
+    return "## Size\n\n" + table(["graph", "parameters", "MAC per call", "bytes"], rows) + note
+
+
+def scene_section(rows: list[dict[str, Any]]) -> str:
+    parts = [
+        "## Composed test scenes\n\nAP and F1 over snippets (F1 at the `best_f1` threshold); events at the default "
+        "`low_false_alarm` thresholds. *found* counts true events that were found, *false* those made where the "
+        "label was neither true nor unknown. Labels that are off make no events unless switched on.\n\n"
+    ]
+    for kind in ("audible", "visible"):
+        body = [
+            [r["label"], "on" if r["enabled"] else "off", r["snippets"], number(r["ap"]), number(r["f1"]),
+             f"{r['found']}/{r['events']}", r["false"], number(r["false_per_hour"], 1)]
+            for r in rows if r["kind"] == kind
+        ]  # fmt: skip
+        valid = [r["ap"] for r in rows if r["kind"] == kind and r["ap"] == r["ap"] and r["label"] != "background"]
+        head = [kind, "default", "snippets", "AP", "F1", "found", "false", "false/h"]
+        parts.append(table(head, body) + f"\nMean AP, {kind}: {number(sum(valid) / max(1, len(valid)))}.\n\n")
+    return "".join(parts)
+
+
+def staged_section(staged: dict[str, dict[str, Any]]) -> str:
+    rows = [[mode, r["scenes"], f"{r['found']}/{r['expected']}", r["extra"], f"{r['perfect']}/{r['scenes']}"]
+            for mode, r in staged.items()]  # fmt: skip
+    lines = [
+        "## Staged scenes\n\nFive acts in random order over room noise, from test sources, through the shipped files: "
+        "a person in view speaks, a phone rings, a cat or dog is in view, a dog barks, glass breaks.\n\n",
+        table(["thresholds", "scenes", "found", "extra events", "exactly right"], rows),
+    ]
+    default = staged["low_false_alarm"]
+    for name in ("missed", "unexpected"):
+        counted = sorted(default[name].items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{k} {v}" for k, v in counted) or "none"
+        lines.append(f"\n{name.capitalize()} at the default: {listed}.")
+    return "".join(lines) + "\n"
+
+
+def other_sections(report: dict[str, Any]) -> str:
+    clips, parts = report["clips"], []
+    parts.append(
+        f"## Clean test clips\n\n{clips['clips']} clips, each alone through the shipped files, no camera: accuracy "
+        f"{clips['accuracy']:.3f} over 39 classes, macro recall {clips['macro_recall']:.3f} (ridge on YAMNet's "
+        "embeddings: 0.88 / 0.85).\n"
+    )
+    rows = [[name, r["positive"], r["pictures"], number(r["ap"])] for name, r in report["pictures"].items()]
+    title = "## Human-labelled test pictures\n\nWhole pictures, shown still for one snippet, without sound; negatives "
+    parts.append(title + "as a human labelled them.\n\n" + table(["label", "positive", "pictures", "AP"], rows))
+    sentences = report["sentences"]
+    rows = [[k, r["count"], number(r["exact"]), number(r["label_f1"])] for k, r in sentences["table"].items()]
+    title = "## Sentences\n\nComposed test scenes, against the composed truth. *label F1*: the things one names.\n\n"
+    parts.append(title + table(["prompt", "count", "exact", "label F1"], rows))
+    picked = [[f"`{s['prompt']}`", s["said"], s["truth"]] for s in sentences["samples"][:24]]
+    parts.append("Samples, in order of drawing:\n\n" + table(["prompt", "said", "truth"], picked))
+    if "onset" in report:
+        phases = len(next(iter(report["onset"].values())))
+        rows = [[name, *(number(v) for v in values)] for name, values in report["onset"].items()]
+        head = ["label", *(f"{k}/{phases}" for k in range(phases))]
+        title = "## Recall by onset within a snippet\n\nDefault thresholds, test clips at -25 dBFS, noise at -65.\n\n"
+        parts.append(title + table(head, rows))
+    return "\n".join(parts)
+
+
+def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathlib.Path) -> None:
+    body = json.loads((bundle / "manifest.json").read_text())
+    training = body["training"]
+    sections = [
+        INTRO.format(version=body["version"], created=body["created"][:10], licence=body["licence"]),
+        size_section(body),
+        LIMITS,
+        TRAINING.format(
+            audio=training["snippets"]["audio"], video=training["snippets"]["video"], steps=training["fusion_steps"],
+            data=training["data"], licences=training["licences"],
+        ),
+        scene_section(report["scenes"]),
+        staged_section(report["staged"]),
+        other_sections(report),
+    ]  # fmt: skip
+    destination.write_text("\n".join(sections))
+
+
+def write_attribution(data: pathlib.Path, destination: pathlib.Path) -> None:
+    """Credits of the media trained on that ask for credit, by data set and licence."""
+    credits: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for kind in ("audio", "images"):
+        with (data / kind / "manifest.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["split"] == "train" and not row["licence"].startswith(("CC0", "PublicDomain", "NoKnown")):
+                    credits[(row["dataset"], row["licence"])].add(row["attribution"])
+    lines = [
+        "# Credits\n\nMedia that the weights of `bundle/` were trained on and whose licence asks for credit. They were "
+        "cut, scaled and re-encoded. Others are CC0 or public domain. Teachers: YAMNet, YOLOX-nano, NanoDet-m and "
+        "EfficientNet-lite0, Apache-2.0; YAMNet's and EfficientNet-lite0's weights also initialise the encoders. "
+        "ESC-50 and ESC-10 are by K. J. Piczak.\n"
+    ]
+    for (dataset, licence), names in sorted(credits.items()):
+        lines.append(f"## {dataset} ({licence})\n\n" + "\n".join(f"- {name}" for name in sorted(names)) + "\n")
+    destination.write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,274 @@
+"""Evaluation of a finished bundle on the kit's test split, through the shipped files themselves where it matters.
+
+- composed test scenes (torch, int8-rounded weights): AP, F1 and events per label, with counts;
+- staged scenes, through the ONNX files: a few events in a known order, as a person would stage a demonstration;
+- clean test clips, through the ONNX files: one label per clip;
+- human-labelled test pictures, through the ONNX files: AP per visible label;
+- sentences: exact match and label F1 against the composed truth, and samples.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import numpy as np
+
+from . import audio_data as ad
+from . import calibrate, scenes, stories, text
+from . import video_data as vd
+from .export import Streamer
+from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SNIPPET_SAMPLES, frame_tensor, log_mel
+from .fusion import SNIPPET_SECONDS, Fusion
+from .labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS
+from .quant import fake_quant_weights
+from .train_fusion import Pool, draw_scene
+
+OFFSETS = np.array([0.24, 0.72], np.float32)
+STAGED_SNIPPETS = 40
+Rules = dict[str, dict[str, dict[str, Any]]]
+
+
+def rounded(fusion: Fusion) -> Fusion:
+    """A copy with the weights that the int8 files hold."""
+    return fake_quant_weights(copy.deepcopy(fusion)).eval()
+
+
+# ---------------------------------------------------------------- composed scenes
+
+
+def scene_table(outcomes: dict[str, calibrate.Outcome], rules: Rules) -> list[dict]:
+    """One row per label: counts, snippet AP and F1, events at the default thresholds."""
+    rows = []
+    for kind in ("audible", "visible"):
+        outcome = outcomes[kind]
+        probability = outcome.probability()
+        for i, name in enumerate(outcome.ids):
+            rule = rules[kind][name]
+            known = outcome.weight[..., i] >= 0.5
+            true = outcome.target[..., i][known] >= 0.5
+            on, off = rule["thresholds"]["low_false_alarm"]["on"], rule["thresholds"]["low_false_alarm"]["off"]
+            counts = calibrate.count_events(outcome, i, on, off, rule["min_snippets"])
+            rows.append({
+                "kind": kind, "label": name, "enabled": rule["enabled"], "snippets": int(true.sum()),
+                "ap": calibrate.average_precision(probability[..., i][known], true),
+                "f1": calibrate.snippet_f1(outcome, i, rule["thresholds"]["best_f1"]["on"]),
+                "events": counts["there"], "found": counts["found"], "made": counts["true"] + counts["false"],
+                "false": counts["false"], "false_per_hour": counts["false"] / calibrate.hours(outcome),
+            })  # fmt: skip
+    return rows
+
+
+# ---------------------------------------------------------------- staged scenes
+
+
+def staged_scene(rng: np.random.Generator, sounds: scenes.AudioBank, views: scenes.VideoBank) -> dict[str, Any]:
+    """Five acts in random order with pauses: a person in view speaks, a phone rings off camera, a cat or dog is in view
+    and silent, a dog barks off camera, glass breaks. Room noise below, an empty or plain view between."""
+    acts = ["speech", "phone_ring", "silent", "dog_bark", "glass_break"]
+    rng.shuffle(acts)
+    track, frames = scenes.AudioTrack(STAGED_SNIPPETS), []
+    track.wave = ad.add_noise(track.wave, rng, rng.uniform(-68.0, -52.0), rng.choice([1.0, 1.5, 2.0]))
+    animal = "cat" if views.by_label["cat"] and rng.random() < 0.5 else "dog"
+    heard, seen = [], []
+    for act in acts:
+        pause, length = int(rng.integers(4, 8)), int(rng.integers(6, 10))
+        subject = {"speech": "face" if rng.random() < 0.5 else "person", "silent": animal}.get(act)
+        frames += list(_view(rng, views, None, pause))
+        begin = len(frames) * SNIPPET_SECONDS / 2
+        frames += list(_view(rng, views, subject, length))
+        if act != "silent":
+            group = sounds.groups[act]
+            source = group[rng.integers(len(group))]
+            wave = source.clip.wave()[: int(length * SNIPPET_SECONDS / 2 * ad.SAMPLE_RATE)]
+            wave = wave * scenes.gain(rng, wave, -32.0, -16.0)
+            at = int((begin + rng.uniform(0.0, 0.9)) * ad.SAMPLE_RATE)
+            track.place(source, wave, at, sounds.others(source.clip, len(source.active)))
+            heard.append(act)
+        if subject:
+            seen.append("person" if subject == "face" else subject)
+    frames = frames[: 2 * STAGED_SNIPPETS] + [frames[-1]] * max(0, 2 * STAGED_SNIPPETS - len(frames))
+    wave = np.lib.stride_tricks.sliding_window_view(ad.to_pcm(track.wave), PATCH_SAMPLES)[::SNIPPET_SAMPLES]
+    return {"mel": log_mel(wave), "frames": np.stack(frames), "heard": heard, "seen": seen}
+
+
+def _view(rng: np.random.Generator, views: scenes.VideoBank, subject: str | None, count: int) -> np.ndarray:
+    if subject is None:
+        back = views.nothing(rng) if rng.random() < 0.3 else None
+        picture = [] if back is None else [back]
+        return vd.render_view(rng, picture, count, degrade=False, still=True).frames
+    where = views.by_label[subject]
+    picture = views.pictures[where[rng.integers(len(where))]]
+    return vd.render_view(rng, [picture], count, degrade=False, whole=True).frames
+
+
+def stream_scene(streamer: Streamer, mel: np.ndarray | None, frames: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Logits per snippet of a scene through the files, from fresh state."""
+    streamer.reset()
+    rows: dict[str, list[np.ndarray]] = {"audible": [], "visible": [], "source": []}
+    previous, count = None, len(mel) if mel is not None else len(frames) // 2
+    for s in range(count):
+        tensors: list[np.ndarray | None] = [None, None]
+        if frames is not None:
+            for k in range(2):
+                tensors[k] = frame_tensor(frames[2 * s + k], previous)
+                previous = frames[2 * s + k]
+        inputs = streamer.encode(tensors, None if mel is None else mel[s].astype(np.float32))
+        out = streamer.snippet(inputs, OFFSETS, SNIPPET_SECONDS)
+        for name, values in rows.items():
+            values.append(out[name][0])
+    return {name: np.stack(values) for name, values in rows.items()}
+
+
+def made_events(logits: dict[str, np.ndarray], rules: Rules, mode: str) -> list[tuple[str, int]]:
+    """(label, first snippet) of every event that enabled labels make."""
+    found = []
+    for kind, ids in (("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS)):
+        probability = 1.0 / (1.0 + np.exp(-logits[kind]))
+        for i, name in enumerate(ids):
+            rule = rules[kind][name]
+            if rule["enabled"]:
+                limits = rule["thresholds"][mode]
+                stretches = calibrate.stretches(probability[:, i], limits["on"], limits["off"], rule["min_snippets"])
+                found += [(f"{kind}:{name}", first) for first, _ in stretches]
+    return found
+
+
+def staged_report(
+    scenes_made: list[dict[str, Any]], logits: list[dict[str, np.ndarray]], rules: Rules, mode: str = "low_false_alarm"
+) -> dict[str, Any]:
+    """How many staged events were made, and what else was."""
+    expected = found = extra = perfect = 0
+    missed: dict[str, int] = {}
+    unexpected: dict[str, int] = {}
+    for scene, out in zip(scenes_made, logits, strict=True):
+        wanted = {f"audible:{a}" for a in scene["heard"]} | {f"visible:{v}" for v in scene["seen"]}
+        allowed = wanted | ({"visible:face"} if "person" in scene["seen"] else set())
+        made = {name for name, _ in made_events(out, rules, mode)}
+        expected, found, extra = expected + len(wanted), found + len(wanted & made), extra + len(made - allowed)
+        perfect += wanted <= made <= allowed
+        for name in wanted - made:
+            missed[name] = missed.get(name, 0) + 1
+        for name in made - allowed:
+            unexpected[name] = unexpected.get(name, 0) + 1
+    return {"scenes": len(scenes_made), "expected": expected, "found": found, "extra": extra, "perfect": perfect,
+            "missed": missed, "unexpected": unexpected}  # fmt: skip
+
+
+# ---------------------------------------------------------------- clips and pictures
+
+
+def clip_accuracy(streamer: Streamer, clips: list[ad.Clip]) -> dict[str, Any]:
+    """Each clip alone, from fresh state, without a camera: is its label the loudest of the 39?"""
+    audible = [i for i, name in enumerate(AUDIBLE_IDS) if name != ad.PHONE_RING]
+    hits: dict[str, list[bool]] = {}
+    for clip in clips:
+        count = max(1, -(-len(clip.samples) // SNIPPET_SAMPLES))
+        wave = np.zeros(CARRY_SAMPLES + count * SNIPPET_SAMPLES, np.float32)
+        wave[CARRY_SAMPLES : CARRY_SAMPLES + len(clip.samples)] = clip.wave()
+        mel = log_mel(np.lib.stride_tricks.sliding_window_view(wave, PATCH_SAMPLES)[::SNIPPET_SAMPLES])
+        logits = stream_scene(streamer, mel, None)["audible"]
+        p = 1.0 / (1.0 + np.exp(-logits[:, audible]))
+        hits.setdefault(clip.label, []).append(AUDIBLE_IDS[audible[int(p.mean(axis=0).argmax())]] == clip.label)
+    flat = [h for rows in hits.values() for h in rows]
+    recall = {label: float(np.mean(rows)) for label, rows in hits.items()}
+    return {"clips": len(flat), "accuracy": float(np.mean(flat)), "macro_recall": float(np.mean(list(recall.values()))),
+            "recall": recall}  # fmt: skip
+
+
+def picture_scores(streamer: Streamer, pictures: list[vd.Picture]) -> dict[str, dict[str, float]]:
+    """AP per visible label over whole test pictures shown still for one snippet, sound missing."""
+    labelled = [(p, vd.scoring_labels(p)) for p in pictures]
+    labelled = [(p, y) for p, y in labelled if np.isfinite(y).any()]
+    scores = []
+    for picture, _ in labelled:
+        still = vd.whole_view(picture)
+        scores.append(stream_scene(streamer, None, np.stack([still, still]))["visible"][0])
+    score, truth = np.stack(scores), np.stack([y for _, y in labelled])
+    table = {}
+    for i, name in enumerate(VISIBLE_IDS):
+        known = np.isfinite(truth[:, i])
+        true = truth[known, i] >= 0.5
+        table[name] = {"pictures": int(known.sum()), "positive": int(true.sum()),
+                       "ap": calibrate.average_precision(score[known, i], true)}  # fmt: skip
+    return table
+
+
+# ---------------------------------------------------------------- sentences
+
+
+CLAUSES = {**{f"hear:{a}": c for a, c in text.HEARD.items()}, **{f"see:{v}": c for v, c in text.SEEN.items()},
+           **{f"over:{a}": f"over {c}" for a, c in text.OVER.items()}, "off camera": "off camera"}  # fmt: skip
+
+
+def mentioned(sentence: str) -> set[str]:
+    """Labels that a sentence speaks of."""
+    found = {name for name, clause in CLAUSES.items() if re.search(rf"\b{re.escape(clause)}\b", sentence)}
+    if ", in view" in sentence:
+        found.add("in view")
+    return found
+
+
+def sentence_scores(streamer: Streamer, pool: Pool, count: int, seed: int = 5) -> dict[str, Any]:
+    """Greedy sentences for random moments of test scenes, per kind of prompt."""
+    rng = np.random.default_rng(seed)
+    result: dict[str, dict[str, list[float]]] = {}
+    samples = []
+    while sum(len(v["exact"]) for v in result.values()) < count:
+        track = int(rng.integers(len(pool.audio["tokens"])))
+        scene = draw_scene(rng, pool, scenes.SNIPPETS, audio_track=track)
+        truth = stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum())
+        streamer.reset()
+        for t in range(scenes.SNIPPETS):
+            feed = {"video_tokens": scene["video"][None, t], "audio_tokens": scene["audio"][None, t],
+                    "frame_present": scene["frame_present"][None, t], "audio_present": scene["audio_present"][None, t]}
+            streamer.snippet({k: v.astype(np.float32) for k, v in feed.items()}, OFFSETS, SNIPPET_SECONDS)  # fmt: skip
+            made = stories.sample(rng, truth, t) if t % 6 == 5 else None
+            if made is None:
+                continue
+            prompt, answer = made
+            kind = text.vocabulary()[prompt[0]].strip("<>")
+            said, wanted = text.decode(streamer.write(prompt)), text.decode(answer)
+            a, b = mentioned(said), mentioned(wanted)
+            row = result.setdefault(kind, {"exact": [], "f1": []})
+            row["exact"].append(float(said == wanted))
+            row["f1"].append(2.0 * len(a & b) / (len(a) + len(b)) if a or b else 1.0)
+            samples.append({"prompt": text.decode(prompt) or _prompt_name(prompt), "said": said, "truth": wanted})
+    table = {kind: {"count": len(v["exact"]), "exact": float(np.mean(v["exact"])), "label_f1": float(np.mean(v["f1"]))}
+             for kind, v in result.items()}  # fmt: skip
+    return {"table": table, "samples": samples}
+
+
+def _prompt_name(prompt: list[int]) -> str:
+    return " ".join(text.vocabulary()[i] for i in prompt[:-1])
+
+
+# ---------------------------------------------------------------- onset phase
+
+
+def onset_sweep(streamer: Streamer, sounds: scenes.AudioBank, rules: Rules,
+                labels: tuple[str, ...] = ("dog_bark", "glass_break", "knock", "cough", "door"), phases: int = 8,
+                ) -> dict[str, list[float]]:  # fmt: skip
+    """Recall at the default threshold by the place of a sound's onset within a snippet, over faint room noise."""
+    table = {}
+    for label in labels:
+        rule, column = rules["audible"][label], AUDIBLE_INDEX[label]
+        limits, recall = rule["thresholds"]["low_false_alarm"], []
+        for phase in range(phases):
+            hits = []
+            for n, source in enumerate(sounds.groups[label]):
+                rng = np.random.default_rng([phase, n])
+                track = scenes.AudioTrack(8)
+                track.wave = ad.add_noise(track.wave, rng, -65.0)
+                wave = source.clip.wave()
+                wave = wave[int(np.flatnonzero(source.active)[0]) * scenes.BLOCK :]
+                at = CARRY_SAMPLES + 2 * SNIPPET_SAMPLES + phase * SNIPPET_SAMPLES // phases
+                wave = wave * scenes.gain(rng, wave, -25.0, -24.0)
+                track.place(source, wave, at, np.zeros((1, len(AUDIBLE_IDS)), bool))
+                mel = log_mel(np.lib.stride_tricks.sliding_window_view(track.wave, PATCH_SAMPLES)[::SNIPPET_SAMPLES])
+                p = 1.0 / (1.0 + np.exp(-stream_scene(streamer, mel, None)["audible"][:, column]))
+                hits.append(bool(calibrate.stretches(p, limits["on"], limits["off"], rule["min_snippets"])))
+            recall.append(float(np.mean(hits)))
+        table[label] = recall
+    return table

@@ -1,0 +1,115 @@
+"""Prompts and answers for one moment of a scene, from its truth.
+
+Unknown truth (weight 0) is never asserted: a moment whose sentence would depend on it gives no sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import text
+from .labels import AMBIENCE, AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
+
+SHARES = {"event": 0.6, "caption": 0.2, "ask": 0.2}
+TRUTH = ("audible", "audible_weight", "visible", "visible_weight")
+LISTED = [a for a in AUDIBLE_IDS if a != "background"]
+
+
+@dataclass
+class Truth:
+    """A scene's truth: target and weight [T, labels] of both kinds, snippet starts in seconds."""
+
+    audible: np.ndarray
+    audible_weight: np.ndarray
+    visible: np.ndarray
+    visible_weight: np.ndarray
+    start: np.ndarray
+
+    def heard(self, t: int) -> set[str]:
+        return {AUDIBLE_IDS[i] for i in np.flatnonzero((self.audible[t] >= 0.5) & (self.audible_weight[t] > 0))}
+
+    def seen(self, t: int) -> set[str]:
+        return {VISIBLE_IDS[i] for i in np.flatnonzero((self.visible[t] >= 0.5) & (self.visible_weight[t] > 0))}
+
+    def sight_known(self, t: int, labels: list[str]) -> bool:
+        """True when one of the labels is seen, or all of them are known not to be."""
+        index = [VISIBLE_INDEX[v] for v in labels]
+        seen = (self.visible[t, index] >= 0.5) & (self.visible_weight[t, index] > 0)
+        return bool(seen.any() or (self.visible_weight[t, index] > 0).all())
+
+    def in_view(self, t: int, label: str) -> bool:
+        return bool(self.seen(t) & set(SOURCES.get(label, [])))
+
+    def last(self, t: int, column: np.ndarray) -> float | None:
+        """Seconds since the column was last true, at or before t."""
+        times = np.flatnonzero(column[: t + 1] >= 0.5)
+        return float(self.start[t] - self.start[times[-1]]) if len(times) else None
+
+
+def sample(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], list[int]] | None:
+    """(prompt with `<bos>`, answer with `<eos>`) for moment t, or None when the truth does not tell."""
+    kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    made = {"event": event, "caption": caption, "ask": ask}[kind](rng, truth, t)
+    if made is None:
+        return None
+    prompt, answer = made
+    return prompt, [*text.encode(answer)[: text.MAX_OUTPUT], text.EOS]
+
+
+def event(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
+    if not truth.sight_known(t, ["person", "face"]):
+        return None
+    heard, seen = truth.heard(t), truth.seen(t)
+    choices = [text.hear(a) for a in sorted(heard) if a != "background" and truth.sight_known(t, SOURCES.get(a, []))]
+    if not choices or rng.random() < 0.25:
+        choices = [text.see(v) for v in sorted(seen)]
+    if not choices:
+        return None
+    label = str(rng.choice(choices))
+    name = label[label.index(":") + 1 : -1]
+    if label.startswith("<hear:"):
+        return text.prompt_ids("event", label), text.event_sentence(name, heard, seen, truth.in_view(t, name))
+    return text.prompt_ids("event", label), text.sight_sentence(name, heard, seen)
+
+
+def caption(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
+    if (truth.audible_weight[t] == 0).any() or (truth.visible_weight[t] == 0).any():
+        return None
+    heard, seen = truth.heard(t), truth.seen(t)
+    return text.prompt_ids("caption"), text.caption(heard, seen, {a for a in heard if truth.in_view(t, a)})
+
+
+def ask(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
+    kind = str(rng.choice(list(text.QUESTIONS)))
+    question = str(rng.choice(text.QUESTIONS[kind]))
+    if kind in ("heard", "when"):
+        label = _some_label(rng, list(text.ASKED), AUDIBLE_IDS, truth.audible[: t + 1])
+        age = truth.last(t, truth.audible[:, AUDIBLE_IDS.index(label)])
+        answer = text.answer_heard(label, age) if kind == "heard" else text.answer_when(age)
+        return text.prompt_ids("ask", question=question.format(asked=text.ASKED[label])), answer
+    if kind in ("seen", "anyone"):
+        label = "person" if kind == "anyone" else _some_label(rng, VISIBLE_IDS, VISIBLE_IDS, truth.visible[: t + 1])
+        age = truth.last(t, truth.visible[:, VISIBLE_INDEX[label]])
+        return text.prompt_ids("ask", question=question.format(seen=text.SEEN[label])), text.answer_seen(label, age)
+    return text.prompt_ids("ask", question=question), _open_answer(truth, kind, t)
+
+
+def _some_label(rng: np.random.Generator, allowed: list[str] | tuple[str, ...], ids: tuple[str, ...],
+                target: np.ndarray) -> str:  # fmt: skip
+    """A label of the window more often than not, so that "no" is not always right."""
+    present = [ids[i] for i in np.flatnonzero((target >= 0.5).any(axis=0)) if ids[i] in allowed]
+    return str(rng.choice(present if present and rng.random() < 0.6 else list(allowed)))
+
+
+def _open_answer(truth: Truth, kind: str, t: int) -> str:
+    if kind == "hear":
+        return text.answer_list([text.HEARD[a] for a in LISTED if a in truth.heard(t)])
+    if kind == "see":
+        return text.answer_list([text.SEEN[v] for v in VISIBLE_IDS if v in truth.seen(t)])
+    if kind == "happened":
+        ages = {a: truth.last(t, truth.audible[:, AUDIBLE_IDS.index(a)]) for a in LISTED if a not in AMBIENCE}
+        recent = sorted((age, a) for a, age in ages.items() if age is not None)
+        return text.answer_list([text.HEARD[a] for _, a in recent])
+    return text.DONT_KNOW

@@ -1,0 +1,329 @@
+"""Train Combiner, latent model and decoder on cached tokens.
+
+A training scene pairs a stream of audio tracks with a stream of video tracks at random offsets; half of the time the
+streams are aligned so that something that can make one of the sounds is in view. Streams have missing frames, missing
+audio, whole modalities missing and gaps in time. Losses: label cross-entropies masked where the truth is unknown,
+prediction of the next snippet's tokens (target without gradient), text cross-entropy.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pathlib
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import scenes, stories, text
+from .fusion import SNIPPET_SECONDS, Fusion, FusionConfig
+from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
+from .video_encoder import save_atomically
+
+BATCH = 8
+LENGTHS, LENGTH_SHARES = (16, 32, 64), (0.45, 0.4, 0.15)
+TEXTS_PER_SCENE = 5
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.03, 50
+EMA = 0.99
+TOKEN_NOISE = 0.1
+LOSS_WEIGHTS = {"audible": 1.0, "visible": 1.0, "source": 0.4, "next": 0.02, "text": 0.04}
+CHECKPOINT_EVERY = 100
+
+
+def config() -> FusionConfig:
+    return FusionConfig(audible=len(AUDIBLE_IDS), visible=len(VISIBLE_IDS), vocabulary=len(text.vocabulary()))
+
+
+def maker_matrix() -> np.ndarray:
+    """[audible, visible] 1 where the visible thing can make the sound."""
+    out = np.zeros((len(AUDIBLE_IDS), len(VISIBLE_IDS)), np.float32)
+    for i, label in enumerate(AUDIBLE_IDS):
+        out[i, [VISIBLE_INDEX[v] for v in SOURCES.get(label, [])]] = 1.0
+    return out
+
+
+@dataclass
+class Pool:
+    """Encoded tracks of one split and where each visible label can be found."""
+
+    audio: dict[str, np.ndarray]
+    video: dict[str, np.ndarray]
+    seen_at: list[np.ndarray] = field(init=False)
+    makers: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        sure = (self.video["visible"] >= 0.5) & (self.video["visible_weight"] > 0)
+        snippets = sure.reshape(len(sure), scenes.SNIPPETS, 2, -1).all(axis=2)
+        self.seen_at = [np.argwhere(snippets[..., v]) for v in range(snippets.shape[-1])]
+        self.makers = maker_matrix()
+
+    @classmethod
+    def load(cls, work: pathlib.Path, audio_tokens: pathlib.Path, video_tokens: pathlib.Path, split: str) -> Pool:
+        audio = scenes.load_tracks(work, audio_tokens, "audio", split)
+        return cls(audio, scenes.load_tracks(work, video_tokens, "video", split))
+
+
+def stream(rng: np.random.Generator, tracks: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(track, snippet) of each moment: tracks played one after another from a random offset."""
+    place = np.arange(length) + int(rng.integers(scenes.SNIPPETS))
+    order = rng.integers(tracks, size=place[-1] // scenes.SNIPPETS + 1)
+    return order[place // scenes.SNIPPETS], place % scenes.SNIPPETS
+
+
+def aligned_stream(rng: np.random.Generator, pool: Pool, audible: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """A video stream in which a maker of one of the scene's sounds is seen while it sounds."""
+    moments = np.argwhere((audible >= 0.5) & (pool.makers.sum(axis=1) > 0))
+    if not len(moments):
+        return None
+    labels = np.unique(moments[:, 1])
+    label = labels[rng.integers(len(labels))]
+    times = moments[moments[:, 1] == label, 0]
+    t = int(times[rng.integers(len(times))])
+    makers = [v for v in np.flatnonzero(pool.makers[label]) if len(pool.seen_at[v])]
+    if not makers:
+        return None
+    found = pool.seen_at[makers[rng.integers(len(makers))]]
+    track, snippet = found[rng.integers(len(found))]
+    place = np.arange(len(audible)) + (int(snippet) - t) % scenes.SNIPPETS
+    order = rng.integers(len(pool.video["tokens"]), size=place[-1] // scenes.SNIPPETS + 1)
+    order[place[t] // scenes.SNIPPETS] = track
+    return order[place // scenes.SNIPPETS], place % scenes.SNIPPETS
+
+
+def masks(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
+    """Presence, offsets and gaps of one scene."""
+    frames, audio = np.ones((length, 2), np.float32), np.ones((length, 1), np.float32)
+    if rng.random() < 0.3:
+        frames[rng.random(frames.shape) < rng.choice([0.05, 0.3, 0.6])] = 0.0
+    for present in (frames, audio):
+        chance = rng.random()
+        if chance < 0.06:
+            present[:] = 0.0
+        elif chance < 0.14:
+            first = int(rng.integers(length))
+            present[first : first + int(rng.integers(1, length))] = 0.0
+    if not frames.any() and not audio.any():
+        frames[:], audio[:] = 1.0, 1.0
+    dt = np.full((length, 1), SNIPPET_SECONDS, np.float32)
+    if rng.random() < 0.25:
+        gaps = rng.random((length, 1)) < 0.08
+        dt += gaps * rng.choice([SNIPPET_SECONDS, 0.3, 3 * SNIPPET_SECONDS, 12.0], size=(length, 1)).astype(np.float32)
+    offset = np.array([0.24, 0.72], np.float32) + rng.normal(0.0, 0.04, (length, 2)).astype(np.float32)
+    return {"frame_present": frames, "audio_present": audio, "dt": dt, "frame_offset": offset.clip(0.0, 0.95) * frames}
+
+
+def snippet_truth(target: np.ndarray, weight: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames' truth [T, 2, V] -> a snippet's: seen if seen in a present frame, unknown if an unknown frame decides."""
+    known = weight * present[..., None]
+    positive = np.where((target >= 0.5) & (known > 0), known, 0.0).max(axis=1)
+    soft = (target * (known > 0)).max(axis=1)
+    lowest = np.where(present[..., None] > 0, weight, np.inf).min(axis=1)
+    lowest = np.where(np.isfinite(lowest), lowest, 1.0)
+    return soft.astype(np.float32), np.where(positive > 0, positive, lowest).astype(np.float32)
+
+
+def source_truth(visible: np.ndarray, weight: np.ndarray, makers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Is a maker of the sound in view? Known when one surely is or all surely are not."""
+    sure = ((visible >= 0.5) & (weight >= 0.5)).astype(np.float32) @ makers.T > 0
+    doubt = ((weight < 0.5) | ((visible > 0.1) & (visible < 0.5))).astype(np.float32) @ makers.T > 0
+    return sure.astype(np.float32), (sure | ~doubt).astype(np.float32)
+
+
+def clean_masks(length: int) -> dict[str, np.ndarray]:
+    """Nothing missing, no gaps."""
+    return {
+        "frame_present": np.ones((length, 2), np.float32), "audio_present": np.ones((length, 1), np.float32),
+        "dt": np.full((length, 1), SNIPPET_SECONDS, np.float32),
+        "frame_offset": np.tile(np.float32([0.24, 0.72]), (length, 1)),
+    }  # fmt: skip
+
+
+def draw_scene(
+    rng: np.random.Generator, pool: Pool, length: int, audio_track: int | None = None
+) -> dict[str, np.ndarray]:
+    """Tokens, masks and truth of one scene; a given `audio_track` is played from its start and nothing is missing."""
+    tracks, places = stream(rng, len(pool.audio["tokens"]), length)
+    if audio_track is not None:
+        tracks, places = np.full(length, audio_track), np.arange(length)
+    audible, audible_weight = pool.audio["audible"][tracks, places], pool.audio["audible_weight"][tracks, places]
+    aligned = aligned_stream(rng, pool, audible) if rng.random() < 0.5 else None
+    video_tracks, snippets = aligned or stream(rng, len(pool.video["tokens"]), length)
+    frames = np.stack([2 * snippets, 2 * snippets + 1], axis=1)
+    mask = masks(rng, length) if audio_track is None else clean_masks(length)
+    per_frame = [pool.video[name][video_tracks[:, None], frames] for name in ("visible", "visible_weight")]
+    seen, seen_weight = snippet_truth(*per_frame, mask["frame_present"])
+    source, source_weight = source_truth(seen, seen_weight, pool.makers)
+    return mask | {
+        "audio": pool.audio["tokens"][tracks, places].astype(np.float32) * mask["audio_present"][..., None],
+        "video": pool.video["tokens"][video_tracks[:, None], frames] * mask["frame_present"][..., None, None],
+        "audible": audible * mask["audio_present"],
+        "audible_weight": np.where(mask["audio_present"] > 0, audible_weight, 1.0).astype(np.float32),
+        "visible": seen, "visible_weight": seen_weight, "source": source, "source_weight": source_weight,
+    }  # fmt: skip
+
+
+def collate(batch: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.stack([scene[name] for scene in batch])) for name in batch[0]}
+
+
+def draw_texts(rng: np.random.Generator, batch: list[dict[str, np.ndarray]]) -> dict[str, Tensor] | None:
+    """Prompts and answers at random moments: scene and moment indices, tokens, targets (-100 = no loss)."""
+    rows = []
+    for b, scene in enumerate(batch):
+        truth = stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum())
+        for t in rng.integers(len(scene["dt"]), size=TEXTS_PER_SCENE):
+            made = stories.sample(rng, truth, int(t))
+            if made:
+                rows.append((b, int(t), *made))
+    if not rows:
+        return None
+    width = max(len(prompt) + len(answer) - 1 for _, _, prompt, answer in rows)
+    tokens, target = np.zeros((len(rows), width), np.int64), np.full((len(rows), width), -100, np.int64)
+    for i, (_, _, prompt, answer) in enumerate(rows):
+        sequence = prompt + answer
+        tokens[i, : len(sequence) - 1] = sequence[:-1]
+        target[i, len(prompt) - 1 : len(sequence) - 1] = answer
+    index = np.array([row[:2] for row in rows])
+    return {name: torch.from_numpy(value) for name, value in
+            (("scene", index[:, 0]), ("moment", index[:, 1]), ("tokens", tokens), ("target", target))}  # fmt: skip
+
+
+def text_logits(fusion: Fusion, out: dict[str, Tensor], texts: dict[str, Tensor]) -> Tensor:
+    """Decoder logits over each text's own window."""
+    b, t = texts["scene"], texts["moment"]
+    start = out["start"]
+    places = torch.arange(start.shape[1])
+    valid = ((places <= t[:, None]) & (places > t[:, None] - fusion.config.window)).float()
+    age = (start[b, t][:, None] - start[b]).clamp(min=0.0)
+    cross = [out[name][b].transpose(1, 2) for name in ("cross_k", "cross_v")]
+    return fusion.decoder.sequence(texts["tokens"], *cross, age, valid)
+
+
+def masked_bce(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Sum over labels, mean over snippets."""
+    loss = nn.functional.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none")
+    return loss.sum(-1).mean()
+
+
+def losses(fusion: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    out = fusion.scene(batch)
+    heads = ("audible", "visible", "source")
+    found = {name: masked_bce(out[name], batch[name], batch[f"{name}_weight"]) for name in heads}
+    steady = ((batch["dt"][:, 1:, 0] - SNIPPET_SECONDS).abs() < 1e-3).float()
+    error = (out["next_tokens"][:, :-1] - out["tokens"][:, 1:].detach()).pow(2).mean((2, 3))
+    found["next"] = (error * steady).sum() / steady.sum().clamp(min=1.0)
+    if texts is not None:
+        logits = text_logits(fusion, out, texts)
+        found["text"] = nn.functional.cross_entropy(logits.flatten(0, 1), texts["target"].flatten(), ignore_index=-100)
+    return found
+
+
+def parameter_groups(fusion: Fusion) -> list[dict]:
+    decayed = [p for p in fusion.parameters() if p.ndim >= 2]
+    plain = [p for p in fusion.parameters() if p.ndim < 2]
+    return [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}]
+
+
+@dataclass
+class Run:
+    """State of a training run, saved whole so that it can be resumed."""
+
+    fusion: Fusion
+    average: Fusion
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, init: pathlib.Path | None) -> Run:
+        torch.manual_seed(0)
+        fusion = Fusion(config())
+        if init is not None:
+            fusion.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["average"])
+        optimiser = torch.optim.AdamW(parameter_groups(fusion), lr=LEARNING_RATE, betas=(0.9, 0.98))
+        return cls(fusion, copy.deepcopy(fusion), optimiser)
+
+    def save(self, path: pathlib.Path, key: str) -> None:
+        save_atomically({
+            "key": key, "config": self.fusion.config.as_dict(), "step": self.step, "seconds": self.seconds,
+            "fusion": self.fusion.state_dict(), "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }, path)  # fmt: skip
+
+    def resume(self, path: pathlib.Path, key: str) -> bool:
+        """Load the checkpoint if it belongs to the same tokens and settings."""
+        if not path.exists():
+            return False
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["key"] != key:
+            return False
+        self.fusion.load_state_dict(saved["fusion"])
+        self.average.load_state_dict(saved["average"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        return True
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        decay = min(EMA, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(self.average.parameters(), self.fusion.parameters(), strict=True):
+            mean.lerp_(value, 1.0 - decay)
+
+
+def rate(progress: float, step: int) -> float:
+    """Linear warm-up, then a half cosine to 2 %."""
+    return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * min(1.0, progress))))
+
+
+def train(pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9,
+          init: pathlib.Path | None = None) -> None:  # fmt: skip
+    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`."""
+    torch.set_flush_denormal(True)
+    run = Run.start(init)
+    if run.resume(path, key):
+        print(f"train: resumed at step {run.step}", flush=True)
+    history: dict[str, float] = {}
+    log = path.with_suffix(".log")
+    while run.step < steps and run.seconds < minutes * 60:
+        began = time.monotonic()
+        rng = np.random.default_rng([17, run.step])
+        length = int(rng.choice(LENGTHS, p=LENGTH_SHARES))
+        drawn = [draw_scene(rng, pool, length) for _ in range(max(2, BATCH * 32 // length))]
+        batch = collate(drawn)
+        torch.manual_seed(run.step)
+        for name in ("audio", "video"):
+            batch[name] = batch[name] + TOKEN_NOISE * torch.randn_like(batch[name])
+        run.fusion.train()
+        found = losses(run.fusion, batch, draw_texts(rng, drawn))
+        total = sum(LOSS_WEIGHTS[name] * value for name, value in found.items())
+        for group in run.optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * rate(max(run.step / steps, run.seconds / (minutes * 60)), run.step)
+        run.optimiser.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(run.fusion.parameters(), 2.0)
+        run.optimiser.step()
+        run.step += 1
+        run.update_average()
+        run.seconds += time.monotonic() - began
+        for name, value in found.items():
+            history[name] = 0.95 * history.get(name, float(value)) + 0.05 * float(value)
+        if run.step % 20 == 0:
+            line = {"step": run.step, "seconds": round(run.seconds), **{n: round(v, 4) for n, v in history.items()}}
+            print(json.dumps(line), flush=True)
+            with log.open("a") as out:
+                out.write(json.dumps(line) + os.linesep)
+        if run.step % CHECKPOINT_EVERY == 0:
+            run.save(path, key)
+    run.save(path, key)
+
+
+def load_fusion(path: pathlib.Path) -> Fusion:
+    """The averaged weights, in eval mode."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    fusion = Fusion(FusionConfig(**saved["config"]))
+    fusion.load_state_dict(saved["average"])
+    return fusion.eval()

@@ -1,0 +1,67 @@
+"""A bundle of random weights: shapes of the ABI, parity (asserted by the export itself), golden run, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+
+from girasol_train import export, train_fusion
+from girasol_train.audio_encoder import AudioEncoder
+from girasol_train.fusion import Fusion
+from girasol_train.quant import onnx_session
+from girasol_train.video_encoder import VideoEncoder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("bundle") / "out"
+    fusion = Fusion(train_fusion.config()).eval()
+    export.export_bundle(export.Parts(VideoEncoder().eval(), AudioEncoder().eval(), fusion), folder)
+    return folder
+
+
+def test_limits_and_hashes(bundle: pathlib.Path):
+    body = json.loads((bundle / "manifest.json").read_text())
+    graphs = body["graphs"].values()
+    assert sum(g["parameters"] for g in graphs) <= 5_000_000
+    assert sum(p.stat().st_size for p in bundle.iterdir()) <= 6_000_000
+    macs = {name: g["macs"] for name, g in body["graphs"].items()}
+    assert 2 * macs["video_encoder"] + macs["audio_encoder"] + macs["combiner"] + macs["latent"] <= 250_000_000
+    for graph in graphs:
+        assert hashlib.sha256((bundle / graph["file"]).read_bytes()).hexdigest() == graph["sha256"]
+    assert (bundle / "golden.bin").stat().st_size < 100_000
+
+
+def test_only_named_operators(bundle: pathlib.Path):
+    import onnx
+
+    allowed = {
+        "Conv", "Gemm", "MatMul", "Add", "Mul", "Sub", "Div", "Clip", "Relu", "Softmax", "ReduceMean", "Sqrt", "Tanh",
+        "Sigmoid", "Exp", "Log", "Reshape", "Transpose", "Concat", "Slice", "Gather", "Unsqueeze", "Squeeze",
+        "DequantizeLinear", "LayerNormalization", "Pad", "Expand",
+    }  # fmt: skip
+    for path in bundle.glob("*.onnx"):
+        assert {n.op_type for n in onnx.load(path).graph.node} <= allowed, path.name
+
+
+def test_golden_run_repeats(bundle: pathlib.Path):
+    golden, config = json.loads((bundle / "golden.json").read_text()), train_fusion.config()
+    blob = (bundle / "golden.bin").read_bytes()
+    kinds = {"f16": np.float16, "f32": np.float32, "u8": np.uint8}
+    tensors = {
+        name: np.frombuffer(blob, kinds[t["dtype"]], int(np.prod(t["shape"])), t["offset"]).reshape(t["shape"])
+        for name, t in golden["tensors"].items()
+    }
+    assert tensors["audible"].shape == (golden["snippets"], config.audible)
+    session = onnx_session(bundle / "audio_encoder.onnx")
+    tokens = session.run(None, {"mel": tensors["mel"][:1].astype(np.float32)})[0]
+    assert np.isfinite(tokens).all()
+    again = export.write_golden(bundle, config)
+    assert (bundle / "golden.bin").read_bytes() == blob
+    assert again["sha256"] == json.loads((bundle / "manifest.json").read_text())["golden"]["sha256"]

@@ -1,0 +1,99 @@
+"""Composed tracks, pairing, and the arithmetic of events. What needs the kit is skipped without GIRASOL_DATA."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from girasol_train import audio_data as ad
+from girasol_train import calibrate, scenes, train_fusion
+from girasol_train.audio_patches import Source
+from girasol_train.frontend import SAMPLE_RATE
+from girasol_train.labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS, VISIBLE_INDEX
+
+KIT = pathlib.Path(os.environ.get("GIRASOL_DATA", "missing"))
+needs_kit = pytest.mark.skipif(not (KIT / "audio" / "manifest.csv").exists(), reason="no data kit (GIRASOL_DATA)")
+
+
+def source(label: str, seconds: float) -> Source:
+    samples = (np.sin(np.arange(int(seconds * SAMPLE_RATE))) * 8_000).astype(np.int16)
+    clip = ad.Clip(label, label, label, label, False, samples)
+    active = ad.activity(clip)
+    return Source(clip, active, np.ones_like(active))
+
+
+def test_an_event_is_claimed_where_it_sounds():
+    track, bark = scenes.AudioTrack(4), source("dog_bark", 0.4)
+    track.wave += 1e-4
+    track.place(bark, bark.clip.wave(), int(1.2 * SAMPLE_RATE), np.zeros((len(bark.active), len(AUDIBLE_IDS)), bool))
+    target, weight = track.truth()
+    assert target[:, AUDIBLE_INDEX["dog_bark"]].tolist() == [0, 1, 0, 0]
+    assert weight[:, AUDIBLE_INDEX["dog_bark"]].tolist() == [1, 1, 1, 1]
+    assert target[:, AUDIBLE_INDEX["background"]].tolist() == [1, 0, 1, 1]
+
+
+def test_a_drowned_event_is_unknown():
+    track, bark, saw = scenes.AudioTrack(2), source("dog_bark", 0.5), source("saw", 1.9)
+    others = np.zeros((1, len(AUDIBLE_IDS)), bool)
+    track.place(saw, saw.clip.wave() * 3, 240, others)
+    track.place(bark, bark.clip.wave() * 0.4, 3_000, others)
+    _, weight = track.truth()
+    assert weight[0, AUDIBLE_INDEX["dog_bark"]] == 0.0
+
+
+def test_snippet_truth_follows_present_frames():
+    target, weight = np.zeros((1, 2, 3), np.float32), np.ones((1, 2, 3), np.float32)
+    target[0, 0, 0], weight[0, 1, 1] = 1.0, 0.0
+    seen, known = train_fusion.snippet_truth(target, weight, np.ones((1, 2), np.float32))
+    assert seen[0].tolist() == [1, 0, 0]
+    assert known[0].tolist() == [1, 0, 1]
+    seen, known = train_fusion.snippet_truth(target, weight, np.zeros((1, 2), np.float32))
+    assert seen[0].tolist() == [0, 0, 0]
+    assert known[0].tolist() == [1, 1, 1]
+
+
+def test_source_in_view_is_unknown_when_in_doubt():
+    makers = train_fusion.maker_matrix()
+    seen, known = np.zeros((1, len(VISIBLE_IDS)), np.float32), np.ones((1, len(VISIBLE_IDS)), np.float32)
+    known[0, VISIBLE_INDEX["dog"]] = 0.0
+    source_seen, source_known = train_fusion.source_truth(seen, known, makers)
+    assert source_known[0, AUDIBLE_INDEX["dog_bark"]] == 0.0
+    assert source_known[0, AUDIBLE_INDEX["speech"]] == 1.0
+    seen[0, VISIBLE_INDEX["person"]] = 1.0
+    source_seen, _ = train_fusion.source_truth(seen, known, makers)
+    assert source_seen[0, AUDIBLE_INDEX["speech"]] == 1.0
+
+
+def test_stretches_need_confirmation_and_end_below_off():
+    p = np.array([0.1, 0.9, 0.1, 0.9, 0.9, 0.7, 0.3, 0.9])
+    assert calibrate.stretches(p, 0.8, 0.5) == [(1, 1), (3, 5), (7, 7)]
+    assert calibrate.stretches(p, 0.8, 0.5, confirm=2) == [(4, 5)]
+
+
+def test_false_events_ignore_neighbours_of_true_ones():
+    logits = np.full((1, 8, 1), -5.0)
+    logits[0, [2, 6], 0] = 5.0
+    target = np.zeros((1, 8, 1))
+    target[0, 1, 0] = 1.0
+    counts = calibrate.count_events(calibrate.Outcome(("x",), logits, target, np.ones_like(target)), 0, 0.8, 0.5, 1)
+    assert counts == {"true": 1, "false": 1, "there": 1, "found": 1}
+
+
+def test_calibration_recovers_scale_and_offset():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 3, 20_000)
+    y = (rng.random(20_000) < 1 / (1 + np.exp(-(0.7 * x - 1.0)))).astype(float)
+    scale, offset = calibrate.platt(x, y, np.ones_like(y))
+    assert scale == pytest.approx(0.7, abs=0.05)
+    assert offset == pytest.approx(-1.0, abs=0.1)
+
+
+@needs_kit
+def test_tracks_are_reproducible(tmp_path: pathlib.Path):
+    bank = scenes.AudioBank.load(KIT, tmp_path, "val", rings=4)
+    first, again = (scenes.audio_track(np.random.default_rng(3), bank) for _ in range(2))
+    assert first["mel"].shape == (scenes.SNIPPETS, 96, 64)
+    assert all(np.array_equal(first[k], again[k]) for k in first)
