@@ -111,7 +111,7 @@ fn check_broker(config: &Config) -> Result<String> {
     }
     let error = Error::new(ErrorKind::Unavailable, format!("{}: no connection", config.mqtt.url));
     Err(match status.last_fault {
-        Some(fault) => error.cause(fault.to_string()),
+        Some(fault) => error.cause(fault.text),
         None => error.cause("no answer within 5 s"),
     }
     .help("events wait in the queue meanwhile; check mqtt.url and that the broker runs"))

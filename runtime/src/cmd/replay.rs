@@ -85,7 +85,22 @@ impl Replay {
             true => None,
             false => Some(MqttPublisher::start(settings, Arc::clone(&clock))?),
         };
-        let mut emitter = Emitter::new(topics, expiry, publisher.as_ref().map(|p| p as &dyn Publisher));
+        let (summary, events) = self.play(clip, &mut processor, &clock, topics, expiry, publisher.as_ref())?;
+        let unsent = publisher.map_or(0, |p| p.shutdown(FAREWELL).outbox.queued);
+        self.report(&config, &summary, events, unsent)
+    }
+
+    /// Plays the clip; returns what it came to and the number of events.
+    fn play(
+        &self,
+        clip: Clip,
+        processor: &mut Processor,
+        clock: &Arc<dyn Clock>,
+        topics: Topics,
+        expiry: Duration,
+        publisher: Option<&MqttPublisher>,
+    ) -> Result<(Summary, u64)> {
+        let mut emitter = Emitter::new(topics, expiry, publisher.map(|p| p as &dyn Publisher));
         if let Some(path) = &self.events {
             emitter = emitter.also_to(open_lines(path)?);
         }
@@ -93,22 +108,13 @@ impl Replay {
             true => (Speed::Full, MonoTime(0)),
             false => (Speed::RealTime, clock.now() + Duration::from_millis(100)),
         };
-        let duration = clip.duration;
-        let mut session = Session {
-            emitter,
-            publisher: publisher.as_ref(),
-            progress: ProgressLine::new(self.progress, duration, &*clock, epoch, speed),
-            speed,
-        };
+        let progress = ProgressLine::new(self.progress, clip.duration, &**clock, epoch, speed);
+        let mut session = Session { emitter, publisher, progress, speed };
         let stop = AtomicBool::new(false);
-        let summary = Player::new(clip, &mut processor, Arc::clone(&clock)).run(speed, epoch, &stop, &mut session)?;
-        let Session { mut emitter, progress, .. } = session;
-        emitter.flush()?;
-        progress.finish();
-        let events = emitter.events();
-        drop(emitter);
-        let unsent = publisher.map_or(0, |p| p.shutdown(FAREWELL).outbox.queued);
-        self.report(&config, &summary, events, unsent)
+        let summary = Player::new(clip, processor, Arc::clone(clock)).run(speed, epoch, &stop, &mut session)?;
+        session.emitter.flush()?;
+        session.progress.finish();
+        Ok((summary, session.emitter.events()))
     }
 
     fn report(&self, config: &Config, summary: &Summary, events: u64, unsent: u64) -> Result<ExitCode> {

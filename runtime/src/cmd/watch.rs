@@ -49,7 +49,7 @@ impl Watch {
                     return ControlFlow::Continue(());
                 }
                 Seen::Lost(why) => {
-                    tracing::warn!(%why, "no connection; trying again");
+                    tracing::warn!(why = why.text, "no connection; trying again");
                     return ControlFlow::Continue(());
                 }
                 Seen::Idle => return ControlFlow::Continue(()),
