@@ -21,8 +21,8 @@ help: ## explain the targets
 setup: ## install what is missing: compiler, Rust, ffmpeg, mosquitto, Python (apt, rustup; root or sudo)
 	@bash cross/setup/packages.sh demo
 
-build: ## build the program in release
-	$(CARGO) build --release --locked --package girasol
+build: ## build everything in release, as the tests need it too
+	$(CARGO) build --release --locked --workspace --all-targets
 
 demo: setup ## run the real pipeline on a real clip, live in the terminal; SEED=n varies it
 	@$(MAKE) --no-print-directory build
