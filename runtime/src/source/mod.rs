@@ -3,6 +3,49 @@
 //! A source hands out media in two *privacy types*, [`Frame`] and [`Block`]: they cannot be cloned, serialised or
 //! printed, and their content can be read inside this crate only. Recordings ([`clip`]) and live devices implement
 //! the same traits; [`pace`] plays a recording in real time and [`liveness`] keeps a live device alive.
+//!
+//! The promise, as examples that must not compile (nightly compilers check the error codes too):
+//!
+//! ```compile_fail,E0599
+//! let frame = girasol::source::Frame::new();
+//! let _ = frame.clone();
+//! ```
+//! ```compile_fail,E0599
+//! let block = girasol::source::Block::new();
+//! let _ = block.clone();
+//! ```
+//! ```compile_fail,E0277
+//! println!("{}", girasol::source::Frame::new());
+//! ```
+//! ```compile_fail,E0277
+//! println!("{}", girasol::source::Block::new());
+//! ```
+//! ```compile_fail,E0277
+//! fn written<T: serde::Serialize>(_: &T) {}
+//! written(&girasol::source::Frame::new());
+//! ```
+//! ```compile_fail,E0277
+//! fn written<T: serde::Serialize>(_: &T) {}
+//! written(&girasol::source::Block::new());
+//! ```
+//! ```compile_fail,E0624
+//! let _ = girasol::source::Frame::new().rgb();
+//! ```
+//! ```compile_fail,E0616
+//! let _ = girasol::source::Frame::new().rgb;
+//! ```
+//! ```compile_fail,E0624
+//! let _ = girasol::source::Block::new().samples();
+//! ```
+//! ```compile_fail,E0616
+//! let _ = girasol::source::Block::new().samples;
+//! ```
+//! What is public compiles:
+//!
+//! ```
+//! let (frame, block) = (girasol::source::Frame::new(), girasol::source::Block::new());
+//! println!("{frame:?} {:?} {}", block.time, block.len());
+//! ```
 
 pub mod clip;
 pub mod ffmpeg;

@@ -1,4 +1,29 @@
 //! One snippet: 0.96 s of sound and two frames, with what is known about their presence and time.
+//!
+//! The privacy promise, as examples that must not compile:
+//!
+//! ```compile_fail,E0599
+//! let _ = girasol::timeline::Snippet::new().clone();
+//! ```
+//! ```compile_fail,E0277
+//! println!("{}", girasol::timeline::Snippet::new());
+//! ```
+//! ```compile_fail,E0277
+//! fn written<T: serde::Serialize>(_: &T) {}
+//! written(&girasol::timeline::Snippet::new());
+//! ```
+//! ```compile_fail,E0624
+//! let _ = girasol::timeline::Snippet::new().patch();
+//! ```
+//! ```compile_fail,E0624
+//! let _ = girasol::timeline::Snippet::new().frame(0);
+//! ```
+//! ```compile_fail,E0616
+//! let _ = girasol::timeline::Snippet::new().patch;
+//! ```
+//! ```compile_fail,E0603
+//! use girasol::frontend::video::frame_tensor;
+//! ```
 
 use std::fmt;
 
