@@ -131,7 +131,8 @@ impl MqttPublisher {
         let birth = Message { retain: true, ..Message::new(topics.availability(), ONLINE) };
         let _ = shared.publish(birth);
         let (stop, stopped) = watch::channel(None);
-        let driver = driver::Driver { settings, url, topics, shared: Arc::clone(&shared), stopped };
+        let (history, shared_too) = (driver::History::default(), Arc::clone(&shared));
+        let driver = driver::Driver { history, settings, url, topics, shared: shared_too, stopped };
         let thread = std::thread::Builder::new()
             .name("mqtt".into())
             .spawn(move || driver.run())
