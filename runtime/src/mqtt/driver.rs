@@ -263,7 +263,20 @@ impl<'a> Session<'a> {
                     }
                 }
                 () = self.shared.wake.notified() => {}
-                ended = &mut self.poller => return ended.unwrap_or(ConnectionError::RequestsDone),
+                ended = &mut self.poller => {
+                    self.settle_the_rest().await;
+                    return ended.unwrap_or(ConnectionError::RequestsDone);
+                }
+            }
+        }
+    }
+
+    /// Takes the acknowledgements that came just before the end: a broker may refuse a message and hang up at once.
+    async fn settle_the_rest(&mut self) {
+        for _ in 0..=self.in_flight.len() {
+            tokio::task::yield_now().await;
+            while let Some(Ok(settled)) = self.in_flight.try_join_next() {
+                self.settle(settled);
             }
         }
     }
