@@ -67,7 +67,7 @@ struct Verdict {
     /// Some were acknowledged.
     progress: bool,
     /// The oldest that was not.
-    oldest: Option<u64>,
+    oldest: Option<Ticket>,
 }
 
 impl History {
@@ -81,7 +81,7 @@ impl History {
             return fault;
         }
         match verdict.oldest {
-            Some(seq) if !verdict.progress => self.strike(seq, shared),
+            Some(ticket) if !verdict.progress => self.strike(ticket, shared),
             None if lasted < EARLY => self.early_ends += 1,
             _ => self.early_ends = 0,
         }
@@ -92,11 +92,11 @@ impl History {
         fault
     }
 
-    fn strike(&mut self, seq: u64, shared: &Shared) {
+    fn strike(&mut self, ticket: Ticket, shared: &Shared) {
         self.strikes += 1;
         if self.strikes >= STRIKES {
-            warn!("mqtt: message {seq} makes the broker close the connection: given up");
-            shared.settle(Ticket::Outbox(seq), true);
+            warn!("mqtt: {ticket:?} makes the broker close the connection: given up");
+            shared.settle(ticket, true);
             self.strikes = STRIKES_CAREFUL;
         }
     }
@@ -217,8 +217,8 @@ struct Session<'a> {
     max_packet: usize,
     in_flight: JoinSet<Settled>,
     poller: JoinHandle<ConnectionError>,
-    /// The outbox's messages on their way.
-    outstanding: Vec<u64>,
+    /// Messages on their way, oldest first.
+    outstanding: Vec<Ticket>,
     progress: bool,
 }
 
@@ -296,9 +296,7 @@ impl<'a> Session<'a> {
         let options = publish_options(&message, expiry_seconds);
         match self.client.try_publish_tracked(message.topic, message.payload, options) {
             Ok(notice) => {
-                if let Ticket::Outbox(seq) = ticket {
-                    self.outstanding.push(seq);
-                }
+                self.outstanding.push(ticket);
                 self.in_flight.spawn(async move { (ticket, notice.wait_async().await) });
             }
             // The connection is ending: the message is still in the outbox and the poller says why.
@@ -310,7 +308,7 @@ impl<'a> Session<'a> {
     }
 
     fn verdict(&self) -> Verdict {
-        Verdict { progress: self.progress, oldest: self.outstanding.iter().min().copied() }
+        Verdict { progress: self.progress, oldest: self.outstanding.first().copied() }
     }
 
     fn settle(&mut self, (ticket, outcome): Settled) {
@@ -331,10 +329,8 @@ impl<'a> Session<'a> {
     }
 
     fn settled(&mut self, ticket: Ticket, poison: bool) {
-        if let Ticket::Outbox(seq) = ticket {
-            self.outstanding.retain(|&s| s != seq);
-            self.progress = true;
-        }
+        self.outstanding.retain(|&t| t != ticket);
+        self.progress |= matches!(ticket, Ticket::Outbox(_));
         self.shared.settle(ticket, poison);
     }
 
