@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use rumqttc::{
-    AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Packet, PublishNoticeError, PublishOptions,
-    PublishProperties, PublishResult, QoS,
+    AsyncClient, ClientError, ConnAck, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
+    PublishOptions, PublishProperties, PublishResult, QoS,
 };
 use tokio::{
     sync::watch,
@@ -28,8 +28,25 @@ const PACKET_OVERHEAD: usize = 16;
 /// Kept back from the time for a clean end, for `offline` and the closing of the connection.
 const FAREWELL: Duration = Duration::from_millis(700);
 
+/// Connections closed by the broker in a row, without any acknowledgement, before the oldest message is blamed for it.
+const STRIKES: u32 = 5;
+/// From here on messages are sent one at a time, so that the right one is blamed.
+const STRIKES_CAREFUL: u32 = 2;
+/// Short connections closed by the broker in a row before another client with our id is suspected.
+const EARLY_ENDS: u32 = 4;
+/// A connection shorter than this is short.
+const EARLY: Duration = Duration::from_secs(60);
+
+/// How the connections of late have ended.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    strikes: u32,
+    early_ends: u32,
+}
+
 /// The thread's state.
 pub(super) struct Driver {
+    pub(super) history: History,
     pub(super) settings: MqttSettings,
     pub(super) url: BrokerUrl,
     pub(super) topics: Topics,
@@ -42,6 +59,47 @@ pub(super) struct Driver {
 enum End {
     Stopped,
     Lost(Fault),
+}
+
+/// What the broker did with the outbox's messages on a connection that has ended.
+#[derive(Clone, Copy, Debug, Default)]
+struct Verdict {
+    /// Some were acknowledged.
+    progress: bool,
+    /// The oldest that was not.
+    oldest: Option<Ticket>,
+}
+
+impl History {
+    /// Looks for a message that makes the broker close the connection (older brokers do not announce their largest
+    /// packet) and for a client with our id (older brokers do not say so).
+    fn judge(&mut self, mut fault: Fault, verdict: Verdict, lasted: Duration, shared: &Shared) -> Fault {
+        if verdict.progress {
+            self.strikes = 0;
+        }
+        if fault.kind != FaultKind::Closed {
+            return fault;
+        }
+        match verdict.oldest {
+            Some(ticket) if !verdict.progress => self.strike(ticket, shared),
+            None if lasted < EARLY => self.early_ends += 1,
+            _ => self.early_ends = 0,
+        }
+        if self.early_ends >= EARLY_ENDS {
+            fault.kind = FaultKind::TakenOver;
+            fault.text.push_str(": again and again: does another client use our client id?");
+        }
+        fault
+    }
+
+    fn strike(&mut self, ticket: Ticket, shared: &Shared) {
+        self.strikes += 1;
+        if self.strikes >= STRIKES {
+            warn!("mqtt: {ticket:?} makes the broker close the connection: given up");
+            shared.settle(ticket, true);
+            self.strikes = STRIKES_CAREFUL;
+        }
+    }
 }
 
 impl Driver {
@@ -116,14 +174,21 @@ impl Driver {
         };
         info!("mqtt: connected to {}:{} as {id}", self.url.host, self.url.port);
         self.shared.connected();
+        let begun = Instant::now();
         let mut session = Session::new(client, events, &self.shared, &self.settings, &connack);
+        if self.history.strikes >= STRIKES_CAREFUL {
+            session.window = 1;
+        }
         let lost = tokio::select! {
             biased;
             _ = stopped.wait_for(Option::is_some) => None,
             e = session.work() => Some(e),
         };
         match lost {
-            Some(e) => End::Lost(Fault::of(&e, &self.url)),
+            Some(e) => {
+                let fault = Fault::of(&e, &self.url);
+                End::Lost(self.history.judge(fault, session.verdict(), begun.elapsed(), &self.shared))
+            }
             None => {
                 let within = stopped.borrow().unwrap_or_default();
                 session.farewell(self.topics.availability(), within).await;
@@ -152,6 +217,9 @@ struct Session<'a> {
     max_packet: usize,
     in_flight: JoinSet<Settled>,
     poller: JoinHandle<ConnectionError>,
+    /// Messages on their way, oldest first.
+    outstanding: Vec<Ticket>,
+    progress: bool,
 }
 
 impl Drop for Session<'_> {
@@ -179,20 +247,15 @@ impl<'a> Session<'a> {
                 }
             }
         });
-        Self {
-            client,
-            shared,
-            window: usize::from(window.max(1)),
-            max_packet,
-            in_flight: JoinSet::new(),
-            poller,
-        }
+        let window = usize::from(window.max(1));
+        let (in_flight, outstanding) = (JoinSet::new(), Vec::with_capacity(window));
+        Self { client, shared, window, max_packet, in_flight, poller, outstanding, progress: false }
     }
 
     /// Sends and settles until the connection ends. May be dropped at any point.
     async fn work(&mut self) -> ConnectionError {
         loop {
-            self.send_what_fits().await;
+            self.send_what_fits();
             tokio::select! {
                 Some(done) = self.in_flight.join_next() => {
                     if let Ok(settled) = done {
@@ -200,37 +263,57 @@ impl<'a> Session<'a> {
                     }
                 }
                 () = self.shared.wake.notified() => {}
-                ended = &mut self.poller => return ended.unwrap_or(ConnectionError::RequestsDone),
+                ended = &mut self.poller => {
+                    self.settle_the_rest().await;
+                    return ended.unwrap_or(ConnectionError::RequestsDone);
+                }
             }
         }
     }
 
-    async fn send_what_fits(&mut self) {
+    /// Takes the acknowledgements that came just before the end: a broker may refuse a message and hang up at once.
+    async fn settle_the_rest(&mut self) {
+        for _ in 0..=self.in_flight.len() {
+            tokio::task::yield_now().await;
+            while let Some(Ok(settled)) = self.in_flight.try_join_next() {
+                self.settle(settled);
+            }
+        }
+    }
+
+    fn send_what_fits(&mut self) {
         while self.in_flight.len() < self.window {
             let Some(task) = self.shared.next() else { return };
             if task.message.topic.len() + task.message.payload.len() + PACKET_OVERHEAD > self.max_packet {
                 self.poison(task.ticket, "larger than the broker takes");
                 continue;
             }
-            self.send(task).await;
+            self.send(task);
         }
     }
 
-    async fn send(&mut self, Task { ticket, message, expiry_seconds }: Task) {
+    fn send(&mut self, Task { ticket, message, expiry_seconds }: Task) {
         let options = publish_options(&message, expiry_seconds);
-        match self.client.publish_tracked(message.topic, message.payload, options).await {
+        match self.client.try_publish_tracked(message.topic, message.payload, options) {
             Ok(notice) => {
+                self.outstanding.push(ticket);
                 self.in_flight.spawn(async move { (ticket, notice.wait_async().await) });
             }
             // The connection is ending: the message is still in the outbox and the poller says why.
-            Err(rumqttc::ClientError::RequestChannelDisconnected(_)) => {}
+            Err(ClientError::RequestChannelDisconnected(_)) => {}
+            // Cannot be while the window is smaller than the client's queue; a new connection sends it again.
+            Err(ClientError::RequestChannelFull(_)) => self.poller.abort(),
             Err(e) => self.poison(ticket, &e.to_string()),
         }
     }
 
-    fn settle(&self, (ticket, outcome): Settled) {
+    fn verdict(&self) -> Verdict {
+        Verdict { progress: self.progress, oldest: self.outstanding.first().copied() }
+    }
+
+    fn settle(&mut self, (ticket, outcome): Settled) {
         match outcome {
-            Ok(_) => self.shared.settle(ticket, false),
+            Ok(_) => self.settled(ticket, false),
             Err(PublishNoticeError::V5PubAck(reason)) => self.poison(ticket, &format!("{reason:?}")),
             Err(PublishNoticeError::RetainNotSupported) => {
                 self.poison(ticket, "the broker keeps no retained messages")
@@ -240,9 +323,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn poison(&self, ticket: Ticket, reason: &str) {
+    fn poison(&mut self, ticket: Ticket, reason: &str) {
         warn!("mqtt: the broker refuses a message for good ({ticket:?}): {reason}");
-        self.shared.settle(ticket, true);
+        self.settled(ticket, true);
+    }
+
+    fn settled(&mut self, ticket: Ticket, poison: bool) {
+        self.outstanding.retain(|&t| t != ticket);
+        self.progress |= matches!(ticket, Ticket::Outbox(_));
+        self.shared.settle(ticket, poison);
     }
 
     /// Sends what is left while time allows, then `offline`, then DISCONNECT.
@@ -265,7 +354,7 @@ impl<'a> Session<'a> {
 
     async fn work_until_settled(&mut self) {
         while !self.shared.is_settled() {
-            self.send_what_fits().await;
+            self.send_what_fits();
             tokio::select! {
                 Some(Ok(settled)) = self.in_flight.join_next() => self.settle(settled),
                 _ = &mut self.poller => return,

@@ -19,8 +19,10 @@ pub enum FaultKind {
     TakenOver,
     /// The broker does not want us for another reason.
     Refused,
-    /// The connection broke or fell silent.
+    /// The connection broke, or the broker closed it.
     Closed,
+    /// The broker fell silent.
+    Silent,
     /// The broker does not keep to the protocol.
     Protocol,
 }
@@ -102,9 +104,12 @@ impl Fault {
                 format!("{at}: the broker ended the connection: {reason_code:?}"),
             ),
             StateError::AwaitPingResp => {
-                Self::new(FaultKind::Closed, format!("{at}: the broker fell silent"))
+                Self::new(FaultKind::Silent, format!("{at}: the broker fell silent"))
             }
             StateError::ConnectionAborted => Self::new(FaultKind::Closed, format!("{at}: connection closed")),
+            StateError::Deserialization(e) if e.to_string().starts_with("IO") => {
+                Self::new(FaultKind::Closed, format!("{at}: {e}"))
+            }
             StateError::Io(e) => Self::new(FaultKind::Closed, format!("{at}: {e}")),
             other => Self::new(FaultKind::Protocol, format!("{at}: {other}")),
         }

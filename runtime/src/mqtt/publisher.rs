@@ -87,6 +87,8 @@ struct Retained {
     sent: Option<u64>,
     /// The version that the broker has, or has refused for good.
     settled: Option<u64>,
+    /// The version that the broker has refused for good: it is not sent again.
+    refused: Option<u64>,
 }
 
 /// A message on its way, and how to settle it.
@@ -131,7 +133,8 @@ impl MqttPublisher {
         let birth = Message { retain: true, ..Message::new(topics.availability(), ONLINE) };
         let _ = shared.publish(birth);
         let (stop, stopped) = watch::channel(None);
-        let driver = driver::Driver { settings, url, topics, shared: Arc::clone(&shared), stopped };
+        let (history, shared_too) = (driver::History::default(), Arc::clone(&shared));
+        let driver = driver::Driver { history, settings, url, topics, shared: shared_too, stopped };
         let thread = std::thread::Builder::new()
             .name("mqtt".into())
             .spawn(move || driver.run())
@@ -264,6 +267,9 @@ impl Shared {
                 inner.status.retained_poison += u64::from(poison);
                 if let Some(retained) = inner.retained.get_mut(place) {
                     retained.settled = Some(version);
+                    if poison {
+                        retained.refused = Some(version);
+                    }
                 }
             }
             Ticket::Volatile => inner.status.volatile_dropped += u64::from(poison),
@@ -326,7 +332,7 @@ impl Inner {
         if self.retained.len() >= MAX_RETAINED {
             return Err(Refused::TooManyRetained);
         }
-        self.retained.push(Retained { message, version: 0, sent: None, settled: None });
+        self.retained.push(Retained { message, version: 0, sent: None, settled: None, refused: None });
         Ok(())
     }
 
@@ -362,7 +368,7 @@ impl Inner {
     }
 
     fn next_retained(&mut self) -> Option<Task> {
-        let due = |r: &Retained| r.sent != Some(r.version);
+        let due = |r: &Retained| r.sent != Some(r.version) && r.refused != Some(r.version);
         let place = self.retained.iter().position(due)?;
         let retained = self.retained.get_mut(place)?;
         retained.sent = Some(retained.version);
@@ -371,7 +377,8 @@ impl Inner {
     }
 
     fn is_settled(&self) -> bool {
-        self.outbox.counts().queued == 0 && self.retained.iter().all(|r| r.settled == Some(r.version))
+        self.outbox.counts().queued == 0
+            && self.retained.iter().all(|r| r.settled == Some(r.version) || r.refused == Some(r.version))
     }
 }
 

@@ -38,7 +38,7 @@ impl Broker {
         let dir = std::env::temp_dir().join(format!("mqtt-clients-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("a temporary directory");
         let text = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {0}/\n\
+            "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {0}/\n\
              autosave_on_changes true\nautosave_interval 1\nlog_dest file {0}/log\nlog_type all\n",
             dir.display()
         );
@@ -131,13 +131,13 @@ fn topic(n: u64) -> String {
 }
 
 async fn rumqttc_v4(port: u16, clean: bool, acked: Arc<AtomicU64>) {
-    let mut options = rumqttc::MqttOptions::new("bench", "127.0.0.1", port);
+    let mut options = rumqttc_old::MqttOptions::new("bench", "127.0.0.1", port);
     options.set_clean_session(clean).set_inflight(WINDOW as u16);
-    let (client, mut events) = rumqttc::AsyncClient::new(options, 100);
+    let (client, mut events) = rumqttc_old::AsyncClient::new(options, 100);
     tokio::spawn(async move {
         loop {
             match events.poll().await {
-                Ok(rumqttc::Event::Incoming(rumqttc::Packet::PubAck(_))) => {
+                Ok(rumqttc_old::Event::Incoming(rumqttc_old::Packet::PubAck(_))) => {
                     acked.fetch_add(1, SeqCst);
                 }
                 Ok(_) => {}
@@ -146,13 +146,13 @@ async fn rumqttc_v4(port: u16, clean: bool, acked: Arc<AtomicU64>) {
         }
     });
     for n in 0..COUNT {
-        client.publish(topic(n), rumqttc::QoS::AtLeastOnce, false, "x").await.expect("a queue");
+        client.publish(topic(n), rumqttc_old::QoS::AtLeastOnce, false, "x").await.expect("a queue");
     }
     std::future::pending::<()>().await;
 }
 
 async fn v5_next(port: u16, acked: Arc<AtomicU64>) {
-    use rumqttc_v5_next::{AsyncClient, MqttOptions, PublishOptions};
+    use rumqttc_next::{AsyncClient, MqttOptions, PublishOptions};
     let mut options = MqttOptions::new("bench", ("127.0.0.1", port));
     options.set_clean_start(true);
     let (client, mut events) = AsyncClient::builder(options).capacity(WINDOW).build();
