@@ -65,7 +65,8 @@ install_rust() {
         say "installing Rust with rustup (https://sh.rustup.rs) into ${CARGO_HOME:-$HOME/.cargo}"
         local script
         script=$(mktemp)
-        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$script" https://sh.rustup.rs
+        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$script" https://sh.rustup.rs ||
+            die "cannot fetch rustup: install Rust $(wanted_rust) or newer yourself, then run this again"
         sh "$script" -y --quiet --no-modify-path --profile minimal --component rustfmt --component clippy
         rm -f "$script"
     fi
