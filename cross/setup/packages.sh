@@ -56,16 +56,16 @@ have_rust() {
 
 install_rust() {
     if have_rust; then return 0; fi
-    local rustup
+    local rustup url=https://static.rust-lang.org/rustup/rustup-init.sh
     if rustup=$(PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin" command -v rustup); then
         say "Rust is older than $(wanted_rust): rustup update stable"
         "$rustup" toolchain install stable --profile minimal --component rustfmt --component clippy
         "$rustup" default stable
     else
-        say "installing Rust with rustup (https://sh.rustup.rs) into ${CARGO_HOME:-$HOME/.cargo}"
+        say "installing Rust with rustup ($url) into ${CARGO_HOME:-$HOME/.cargo}"
         local script
         script=$(mktemp)
-        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$script" https://sh.rustup.rs ||
+        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$script" "$url" ||
             die "cannot fetch rustup: install Rust $(wanted_rust) or newer yourself, then run this again"
         sh "$script" -y --quiet --no-modify-path --profile minimal --component rustfmt --component clippy
         rm -f "$script"
