@@ -42,6 +42,9 @@ install_packages() {
     fi
 }
 
+# What a machine without Rust gets. Pinned, because lints that are errors in `make test` change with the version.
+tested_rust=1.95.0
+
 # The oldest Rust that builds the workspace, from Cargo.toml.
 wanted_rust() {
     sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml
@@ -56,17 +59,19 @@ have_rust() {
 
 install_rust() {
     if have_rust; then return 0; fi
-    local rustup
+    local rustup url=https://static.rust-lang.org/rustup/rustup-init.sh
     if rustup=$(PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin" command -v rustup); then
-        say "Rust is older than $(wanted_rust): rustup update stable"
-        "$rustup" toolchain install stable --profile minimal --component rustfmt --component clippy
-        "$rustup" default stable
+        say "Rust is older than $(wanted_rust): rustup toolchain install $tested_rust"
+        "$rustup" toolchain install "$tested_rust" --profile minimal --component rustfmt --component clippy
+        "$rustup" default "$tested_rust"
     else
-        say "installing Rust with rustup (https://sh.rustup.rs) into ${CARGO_HOME:-$HOME/.cargo}"
+        say "installing Rust $tested_rust with rustup ($url) into ${CARGO_HOME:-$HOME/.cargo}"
         local script
         script=$(mktemp)
-        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$script" https://sh.rustup.rs
-        sh "$script" -y --quiet --no-modify-path --profile minimal --component rustfmt --component clippy
+        curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$script" "$url" ||
+            die "cannot fetch rustup: install Rust $(wanted_rust) or newer yourself, then run this again"
+        sh "$script" -y --quiet --no-modify-path --default-toolchain "$tested_rust" \
+            --profile minimal --component rustfmt --component clippy
         rm -f "$script"
     fi
     have_rust || die "cargo is still older than $(wanted_rust) or absent"
