@@ -13,7 +13,6 @@ pub mod model;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
-pub mod privacy;
 pub mod source;
 pub mod timeline;
 

@@ -424,7 +424,6 @@ fn luma(rgb: &[u8; 3]) -> i16 {
 ///
 /// # Panics
 /// When `out` does not hold [`TENSOR_VALUES`].
-#[allow(dead_code, reason = "the model station calls it")]
 pub(crate) fn frame_tensor(current: &Frame, previous: Option<&Frame>, out: &mut [f32]) {
     assert_eq!(out.len(), TENSOR_VALUES, "one [4, {FRAME_HEIGHT}, {FRAME_WIDTH}] tensor");
     let pixels = current.rgb().as_chunks::<3>().0;

@@ -100,13 +100,11 @@ impl Snippet {
     }
 
     /// The samples for the log-mel patch: 240 of the past, then its own; zeros where nothing is known.
-    #[allow(dead_code, reason = "the model station calls it")]
     pub(crate) fn patch(&self) -> &[i16; PATCH_SAMPLES] {
         &self.patch
     }
 
     /// Frame `k`, if it is there.
-    #[allow(dead_code, reason = "the model station calls it")]
     pub(crate) fn frame(&self, k: usize) -> Option<&Frame> {
         self.frames.get(k).filter(|_| self.frame_present[k])
     }
