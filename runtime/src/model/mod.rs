@@ -13,8 +13,8 @@ mod window;
 
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
 
-pub use decoder::Prompt;
 pub use crate::event::Sentence;
+pub use decoder::Prompt;
 pub use golden::SelfTest;
 pub use profile::{StageCost, median_time};
 
@@ -325,7 +325,13 @@ mod latent {
     pub(super) const VALID: usize = 4;
 }
 
-fn load(bundle: &Bundle, name: &'static str, file: &GraphFile, inputs: &[Port], outputs: &[Port]) -> Result<Graph> {
+fn load(
+    bundle: &Bundle,
+    name: &'static str,
+    file: &GraphFile,
+    inputs: &[Port],
+    outputs: &[Port],
+) -> Result<Graph> {
     let bytes = bundle.read(&file.file, &file.sha256)?;
     let path = bundle.dir().join(&file.file);
     Graph::load(name, &path.display().to_string(), &bytes, inputs, outputs)
