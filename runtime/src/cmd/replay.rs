@@ -86,7 +86,10 @@ impl Replay {
             false => Some(MqttPublisher::start(config.mqtt_settings(), Arc::clone(&clock))?),
         };
         let (summary, events) = self.play(&config, clip, &mut processor, &clock, publisher.as_ref())?;
-        let unsent = publisher.map_or(0, |p| p.shutdown(FAREWELL).outbox.queued);
+        let unsent = publisher.map_or(0, |p| {
+            let counts = p.shutdown(FAREWELL).outbox;
+            counts.queued + counts.dropped + counts.expired + counts.poison
+        });
         self.report(&config, &summary, events, unsent)
     }
 
