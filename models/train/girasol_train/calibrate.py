@@ -30,8 +30,8 @@ MIN_EVENTS, SURE_EVENTS = 4, 8
 # Sounds that last are confirmed by a second snippet; short ones must fire at once. So must nothing seen: views last.
 CONFIRMED = frozenset({*AMBIENCE, "aircraft", "breathing_snoring", "clock_tick", "fire_crackle", "household", "saw",
                        "sea_waves", "train", "typing_click", "footsteps"})  # fmt: skip
-# Off unless switched on: not an event, or of no use around a home while easily taken for something that is.
-NEVER = frozenset({"background", "household", "wild_animal"})
+# Off unless switched on: not an event, of no use around a home, or (a face) the same thing as another label again.
+NEVER = frozenset({"background", "household", "wild_animal", "face"})
 
 
 @dataclass
