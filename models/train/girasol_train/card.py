@@ -113,6 +113,15 @@ def staged_section(staged: dict[str, dict[str, Any]]) -> str:
     return "".join(lines) + "\n"
 
 
+def quiet_section(quiet: dict[str, Any]) -> str:
+    listed = ", ".join(f"{k} {v}" for k, v in sorted(quiet["events"].items(), key=lambda item: -item[1])) or "none"
+    return (
+        f"## While nothing happens\n\n{quiet['hours']:.2f} hours of recorded or synthetic room noise before views of "
+        f"things without a label (test sources, a new scene every half minute): {quiet['per_hour']:.1f} events an hour, "
+        f"all labels together ({listed}).\n"
+    )
+
+
 def other_sections(report: dict[str, Any]) -> str:
     clips, parts = report["clips"], []
     parts.append(
@@ -151,6 +160,7 @@ def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathli
         ),
         scene_section(report["scenes"]),
         staged_section(report["staged"]),
+        quiet_section(report["quiet"]),
         other_sections(report),
     ]  # fmt: skip
     destination.write_text("\n".join(sections))
