@@ -140,6 +140,7 @@ def run_export(job: Job) -> None:
         "encoders": {"audio": scenes.file_hash(job.audio_checkpoint), "video": scenes.file_hash(job.video_checkpoint)},
         "snippets": {k: len(scenes.shard_paths(job.work, k, "train")) * scenes.SHARD * scenes.SNIPPETS for k in SHARDS},
         "fusion_steps": saved["step"],
+        "warm_start_steps": torch.load(job.init, map_location="cpu", weights_only=True)["step"] if job.init else 0,
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
     }
     parts = export.Parts(
