@@ -36,6 +36,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 60, "val": 12, "test": 10}, "video": {"train": 50, "val": 8, "test": 8}}
 STAGES = ("scenes", "train", "export", "evaluate", "card")
 STAGED = {"scenes": 24, "seed": 11}
+QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
     "(attributions: models/MODEL_CARD.md)"
@@ -99,12 +100,11 @@ def rules_path(job: Job) -> pathlib.Path:
     return job.work / "rules.json"
 
 
-def calibrated(job: Job) -> tuple[Fusion, dict[str, Any]]:
-    """The trained fusion model with calibration folded in, and the rules of its labels."""
+def calibrated(job: Job, pool: train_fusion.Pool) -> Fusion:
+    """The trained fusion model with calibration on `pool` folded in."""
     fusion = train_fusion.load_fusion(job.fusion_checkpoint)
-    pool = job.pool("val")
     calibrate.fold_calibration(fusion, calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=3))
-    return fusion, calibrate.label_rules(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=4, repeats=2))
+    return fusion
 
 
 def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pathlib.Path]) -> bool:
@@ -126,7 +126,9 @@ def run_export(job: Job) -> None:
     inputs = [job.fusion_checkpoint, job.audio_checkpoint, job.video_checkpoint]
     if unchanged(job, "export", inputs, [job.bundle / "manifest.json"]):
         return
-    fusion, rules = calibrated(job)
+    pool = job.pool("val")
+    fusion = calibrated(job, pool)
+    rules = calibrate.label_rules(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=4, repeats=2))
     rules_path(job).write_text(json.dumps(rules, indent=1))
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     shipped = {kind: {name: {k: v for k, v in rule.items() if k != "validation"} for name, rule in table.items()}
@@ -138,6 +140,7 @@ def run_export(job: Job) -> None:
         "encoders": {"audio": scenes.file_hash(job.audio_checkpoint), "video": scenes.file_hash(job.video_checkpoint)},
         "snippets": {k: len(scenes.shard_paths(job.work, k, "train")) * scenes.SHARD * scenes.SNIPPETS for k in SHARDS},
         "fusion_steps": saved["step"],
+        "warm_start_steps": torch.load(job.init, map_location="cpu", weights_only=True)["step"] if job.init else 0,
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
     }
     parts = export.Parts(
@@ -164,8 +167,7 @@ def run_evaluate(job: Job) -> None:
         (job.work / "evaluation.json").write_text(json.dumps(report, indent=1))
         print(f"evaluate: {name}", flush=True)
 
-    fusion, _ = calibrated(job)
-    pool = job.pool("test")
+    fusion, pool = calibrated(job, job.pool("val")), job.pool("test")
     note("scenes", evaluate.scene_table(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=6), rules))
     sounds = scenes.AudioBank.load(job.data, job.work, "test")
     views = scenes.VideoBank.load(job.data, job.work, "test")
@@ -173,6 +175,7 @@ def run_evaluate(job: Job) -> None:
     made = [evaluate.staged_scene(np.random.default_rng(seed), sounds, views) for seed in seeds]
     logits = [evaluate.stream_scene(streamer, scene["mel"], scene["frames"]) for scene in made]
     note("staged", {mode: evaluate.staged_report(made, logits, rules, mode) for mode in ("low_false_alarm", "best_f1")})
+    note("quiet", evaluate.quiet_report(streamer, sounds, views, rules, QUIET["scenes"], QUIET["seed"]))
     note("sentences", evaluate.sentence_scores(streamer, pool, 200))
     note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test")))
     note("clips", evaluate.clip_accuracy(streamer, ad.load_clips(job.data, job.work, "test")))

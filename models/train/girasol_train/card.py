@@ -51,7 +51,7 @@ TRAINING = """## How it was made
 2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
    any sound track with any picture track, with missing frames, modalities and gaps.
 3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
-   two decoder layers: {steps:,} steps on two shared CPU cores.
+   two decoder layers: {steps:,} steps of 256 snippets on two shared CPU cores, after a warm start of {warm:,} steps.
 4. Calibration per label (folded into the heads), thresholds, int8 weights per channel; every exported file agrees with
    torch within 1e-4.
 
@@ -113,6 +113,15 @@ def staged_section(staged: dict[str, dict[str, Any]]) -> str:
     return "".join(lines) + "\n"
 
 
+def quiet_section(quiet: dict[str, Any]) -> str:
+    listed = ", ".join(f"{k} {v}" for k, v in sorted(quiet["events"].items(), key=lambda item: -item[1])) or "none"
+    return (
+        f"## While nothing happens\n\n{quiet['hours']:.2f} hours of recorded or synthetic room noise before views of "
+        f"things without a label (test sources, a new scene every half minute): {quiet['per_hour']:.1f} events an "
+        f"hour, all labels together ({listed}).\n"
+    )
+
+
 def other_sections(report: dict[str, Any]) -> str:
     clips, parts = report["clips"], []
     parts.append(
@@ -147,10 +156,11 @@ def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathli
         LIMITS,
         TRAINING.format(
             audio=training["snippets"]["audio"], video=training["snippets"]["video"], steps=training["fusion_steps"],
-            data=training["data"], licences=training["licences"],
+            warm=training["warm_start_steps"], data=training["data"], licences=training["licences"],
         ),
         scene_section(report["scenes"]),
         staged_section(report["staged"]),
+        quiet_section(report["quiet"]),
         other_sections(report),
     ]  # fmt: skip
     destination.write_text("\n".join(sections))

@@ -156,6 +156,23 @@ def staged_report(
             "missed": missed, "unexpected": unexpected}  # fmt: skip
 
 
+def quiet_report(
+    streamer: Streamer, sounds: scenes.AudioBank, views: scenes.VideoBank, rules: Rules, count: int, seed: int
+) -> dict[str, Any]:
+    """Events made while nothing happens: recorded or synthetic room noise, views of things that have no label."""
+    made: dict[str, int] = {}
+    for n in range(count):
+        rng = np.random.default_rng([seed, n])
+        track = scenes.AudioTrack()
+        scenes.bed(rng, sounds, track)
+        wave = np.lib.stride_tricks.sliding_window_view(ad.to_pcm(track.wave), PATCH_SAMPLES)[::SNIPPET_SAMPLES]
+        frames = vd.render_view(rng, [views.nothing(rng)], scenes.FRAMES, degrade=bool(rng.random() < 0.5)).frames
+        for name, _ in made_events(stream_scene(streamer, log_mel(wave), frames), rules, "low_false_alarm"):
+            made[name] = made.get(name, 0) + 1
+    length = count * scenes.SNIPPETS * SNIPPET_SECONDS / 3600.0
+    return {"hours": length, "events": made, "per_hour": sum(made.values()) / length}
+
+
 # ---------------------------------------------------------------- clips and pictures
 
 

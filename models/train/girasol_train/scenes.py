@@ -170,7 +170,7 @@ def _looped(wave: np.ndarray, length: int) -> np.ndarray:
     return out[:length]
 
 
-def _bed(rng: np.random.Generator, bank: AudioBank, track: AudioTrack) -> float:
+def bed(rng: np.random.Generator, bank: AudioBank, track: AudioTrack) -> float:
     """Noise floor, sometimes recorded background or a steady labelled sound; returns its level in dBFS."""
     if rng.random() > 0.05:
         floor = rng.uniform(-80.0, -42.0)
@@ -229,7 +229,7 @@ def audio_track(rng: np.random.Generator, bank: AudioBank) -> dict[str, np.ndarr
     """One composed audio track: mel f16 [S, 96, 64], target and weight [S, labels]."""
     track = AudioTrack()
     labels, share = event_shares(bank)
-    bed_db = _bed(rng, bank, track)
+    bed_db = bed(rng, bank, track)
     if rng.random() < 0.3:
         _ambience(rng, bank, track, bed_db)
     for _ in range(0 if rng.random() < 0.08 else int(rng.integers(3, 12))):
