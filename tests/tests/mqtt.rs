@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     ops::ControlFlow,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +15,7 @@ use girasol::{
         Surprise, Topics, watch,
     },
 };
-use girasol_tests::{Broker, Received, Relay, Subscriber, wait_until};
+use girasol_tests::{Broker, Received, Relay, Subscriber, keeps_to_schema, wait_until};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -264,7 +263,7 @@ fn story() -> (Vec<girasol::event::Event>, Vec<girasol::event::Why>) {
         "geometry": girasol_model::Geometry::FORMAT_1,
         "graphs": {"video_encoder": graph, "audio_encoder": graph, "combiner": graph, "latent": graph, "decoder": graph},
         "labels": {"audible": [label("dog_bark")], "visible": [label("dog")]}, "sources": {"dog_bark": ["dog"]},
-        "text": {"vocab": ["<pad>"], "pad": 0, "bos": 0, "eos": 0, "unk": 0, "max_output": 1,
+        "text": {"vocab": ["<pad>"], "pad": 0, "bos": 0, "eos": 0, "unk": 0, "max_output": 1, "max_question": 1,
                  "prompts": {"event": [], "caption": [], "ask": []}},
         "quantisation": {}, "training": {}
     }))
@@ -291,12 +290,6 @@ fn story() -> (Vec<girasol::event::Event>, Vec<girasol::event::Why>) {
     }
     engine.finish(EndReason::ClipEnd, MonoTime(0), &mut |e| events.push(e));
     (events, std::iter::from_fn(|| engine.pop_why()).collect())
-}
-
-fn schema(name: &str) -> jsonschema::Validator {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/reference/schemas/{name}.json"));
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    jsonschema::draft202012::new(&schema).unwrap()
 }
 
 #[test]
@@ -327,14 +320,14 @@ fn everything_published_keeps_to_its_schema() {
             "availability" => Value::String(message.payload.clone()),
             _ => serde_json::from_str(&message.payload).unwrap(),
         };
-        let errors: Vec<_> = schema(what).iter_errors(&payload).map(|e| e.to_string()).collect();
+        let errors = keeps_to_schema(what, &payload);
         assert!(errors.is_empty(), "{}: {}: {errors:?}", message.topic, message.payload);
     }
     let kinds: BTreeSet<_> = received.iter().map(|r| r.topic.as_str()).collect();
     assert_eq!(kinds.len(), 5, "{kinds:?}");
     let mut broken = serde_json::to_value(&events[0]).unwrap();
     broken["reason"] = "faded".into();
-    assert!(!schema("event").is_valid(&broken), "a schema that takes anything proves nothing");
+    assert!(!keeps_to_schema("event", &broken).is_empty(), "a schema that takes anything proves nothing");
 }
 
 #[test]

@@ -19,7 +19,6 @@ use girasol::{
     pipeline::{Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
     source::clip::{Clip, Want},
 };
-use girasol_model::Bundle;
 
 use super::rss_kib;
 
@@ -71,7 +70,7 @@ impl Replay {
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
         let want = Want { audio: !self.video_only, video: !self.audio_only };
         let clip = Clip::open(&self.clip, want)?;
-        let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
+        let bundle = self.config.open_bundle(&config)?;
         let identity = |bundle: &str| EventIdentity {
             device: config.device.name.clone(),
             origin: Origin::Replay { clip: clip.id_hex(), bundle: bundle.to_owned() },
@@ -102,7 +101,7 @@ impl Replay {
     ) -> Result<(Summary, u64)> {
         let mut emitter = Emitter::new(topics, expiry, publisher.map(|p| p as &dyn Publisher));
         if let Some(path) = &self.events {
-            emitter = emitter.also_to(open_lines(path)?);
+            emitter = emitter.also_to(path.display().to_string(), open_lines(path)?);
         }
         let (speed, epoch) = match self.full_speed {
             true => (Speed::Full, MonoTime(0)),
@@ -123,6 +122,7 @@ impl Replay {
         tracing::info!(
             snippets = c.delivered,
             skipped = c.skipped,
+            dropped = summary.dropped,
             events,
             seconds = position,
             busy_ms = u64::try_from(summary.busy.as_millis()).unwrap_or(u64::MAX),
