@@ -64,15 +64,15 @@ pub fn labels() -> [Vec<String>; 2] {
     })
 }
 
-/// A configuration that raises events whatever the bundle makes of the clip: six labels of each sense begin at almost
-/// any probability and are ended after two seconds.
+/// A configuration that raises events whatever the bundle makes of the clip: the first labels of each sense begin at
+/// almost any probability, are updated every second and ended after three.
 #[must_use]
-pub fn eager_config() -> String {
+pub fn eager_config(labels_per_sense: usize) -> String {
     let mut text =
         String::from("[device]\nname = \"porch\"\n\n[events]\nwhy = true\nupdate_every = \"1s\"\n");
     for (sense, labels) in ["hear", "see"].into_iter().zip(labels()) {
-        text += &format!("\n[{sense}]\ncool_down = \"500ms\"\nmax_duration = \"2s\"\n");
-        for label in labels.iter().take(6) {
+        text += &format!("\n[{sense}]\ncool_down = \"500ms\"\nmax_duration = \"3s\"\n");
+        for label in labels.iter().take(labels_per_sense) {
             let gate = "enabled = true\non = 0.000002\noff = 0.000001\nmin_snippets = 1";
             text += &format!("\n[{sense}.labels.{label}]\n{gate}\n");
         }

@@ -110,7 +110,10 @@ fn a_manifest_that_is_cut_newer_or_strange_is_refused() {
     refused(&with_manifest(|m| m["min_runtime"] = "99.0.0".into()), &["99.0.0", "upgrade girasol"]);
     refused(&with_manifest(|m| m["surprise"] = 1.into()), &["unknown field `surprise`"]);
     refused(&with_manifest(|m| m["geometry"]["dim"] = 64.into()), &["geometry"]);
-    refused(&with_manifest(|m| m["graphs"]["latent"]["file"] = "../latent.onnx".into()), &["not a plain file name"]);
+    refused(
+        &with_manifest(|m| m["graphs"]["latent"]["file"] = "../latent.onnx".into()),
+        &["not a plain file name"],
+    );
     let none = broken_bundle(|dir| fs::remove_file(dir.join("manifest.json")).unwrap());
     fails(&replay_with(none.path(), &clip), UNAVAILABLE, &["manifest.json", "not found", "complete bundle"]);
 }
@@ -120,7 +123,11 @@ fn a_graph_of_another_shape_is_refused_though_its_hash_is_right() {
     let (_dir, clip) = with_clip();
     let latent = manifest()["graphs"]["latent"].clone();
     let swapped = with_manifest(|m| m["graphs"]["decoder"] = latent);
-    fails(&replay_with(swapped.path(), &clip), DATA, &["latent.onnx", "inputs are", "does not fit this runtime"]);
+    fails(
+        &replay_with(swapped.path(), &clip),
+        DATA,
+        &["latent.onnx", "inputs are", "does not fit this runtime"],
+    );
     let noise = with_manifest(|m| {
         m["graphs"]["latent"]["bytes"] = 4.into();
         // SHA-256 of "ONNX".
@@ -156,7 +163,11 @@ fn a_wrong_configuration_is_named_with_file_line_key_and_what_is_allowed() {
         ("\n\n[mqtt]\nqueue = 3\n", 4, &["`mqtt.queue`", "16 to 100000"]),
         ("[log]\nlevel = \"loud\"\n", 2, &["`log.level`", "`trace`"]),
         ("[hear.labels.unicorn]\non = 0.5\n", 1, &["`hear.labels.unicorn`", "no such label", &audible[0]]),
-        ("[see.labels.a]\non = 0.5\n[see.labels.b]\noff = 7\n", 4, &["`see.labels.b.off`", "between 0 and 1"]),
+        (
+            "[see.labels.a]\non = 0.5\n[see.labels.b]\noff = 7\n",
+            4,
+            &["`see.labels.b.off`", "between 0 and 1"],
+        ),
         ("[mqtt]\nurl = \"nonsense\n", 2, &[]),
     ] {
         fs::write(&config, text).unwrap();
@@ -200,7 +211,8 @@ fn a_clip_that_was_cut_is_played_as_far_as_it_goes_with_a_warning() {
         fs::write(&file, &bytes[..bytes.len() * 3 / 4 - 7]).unwrap();
     }
     let outcome = run(&mut replay(&clip)).success();
-    let warning = |words: &str| outcome.stderr.lines().any(|line| line.contains("WARN") && line.contains(words));
+    let warning =
+        |words: &str| outcome.stderr.lines().any(|line| line.contains("WARN") && line.contains(words));
     assert!(warning("bytes of sound are missing at the end"), "{}", outcome.stderr);
     assert!(warning("is incomplete"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("snippets=3 skipped=0"), "{}", outcome.stderr);
@@ -215,7 +227,8 @@ fn without_ffmpeg_a_container_is_refused_and_native_clips_still_play() {
     let outcome = run(replay(&container).env("PATH", &nothing));
     fails(&outcome, UNAVAILABLE, &["clip.mp4", "was not found", "install ffmpeg", ".wav"]);
     let _ = run(replay(&clip).env("PATH", &nothing)).success();
-    let check = run(girasol(["check", "--no-mqtt", "--bundle"]).arg(bundle()).env("PATH", &nothing)).success();
+    let check =
+        run(girasol(["check", "--no-mqtt", "--bundle"]).arg(bundle()).env("PATH", &nothing)).success();
     assert!(check.stdout.contains("ok     ffmpeg: not found; only .wav and .y4m"), "{}", check.stdout);
 }
 
@@ -240,7 +253,7 @@ fn a_full_disk_is_said_and_ends_the_replay() {
     let dir = tempfile::tempdir().unwrap();
     let clip = media::write_pair(dir.path(), "clip", 3, 1);
     let config = dir.path().join("girasol.toml");
-    fs::write(&config, eager_config()).unwrap();
+    fs::write(&config, eager_config(3)).unwrap();
     let outcome = run(replay(&clip).arg("--config").arg(&config).args(["--events", "/dev/full"]));
     fails(&outcome, IO, &["/dev/full", "No space left", "is the disk full?"]);
     let outcome = run(replay(&clip).args(["--events", "/nowhere/events"]));
@@ -250,7 +263,7 @@ fn a_full_disk_is_said_and_ends_the_replay() {
 /// The eager configuration with a broker.
 fn config_for(dir: &Path, url: &str) -> PathBuf {
     let config = dir.join("girasol.toml");
-    fs::write(&config, format!("{}\n[mqtt]\nurl = \"{url}\"\n", eager_config())).unwrap();
+    fs::write(&config, format!("{}\n[mqtt]\nurl = \"{url}\"\n", eager_config(3))).unwrap();
     config
 }
 

@@ -26,7 +26,12 @@ fn write_clip(dir: &Path) -> std::path::PathBuf {
     let clip = dir.join("clip.y4m");
     let picture = media::Picture { width: 128, height: 96, fps: media::FPS };
     media::write_y4m(&clip, picture, (SECONDS * media::FPS) as usize, |_, x, _| MARKER[x % 16]);
-    media::write_pcm(&clip.with_extension("wav"), media::RATE, 16, &stream((SECONDS * media::RATE * 2) as usize));
+    media::write_pcm(
+        &clip.with_extension("wav"),
+        media::RATE,
+        16,
+        &stream((SECONDS * media::RATE * 2) as usize),
+    );
     clip
 }
 
@@ -41,7 +46,8 @@ fn forms() -> Vec<Form> {
     let mut forms = Vec::new();
     let mut add = |name, bytes: Vec<u8>| forms.push(Form { name, bytes });
     let rgb: Vec<u8> = MARKER.iter().flat_map(|&v| [v; 3]).collect();
-    let floats = |values: &mut dyn Iterator<Item = f32>| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+    let floats =
+        |values: &mut dyn Iterator<Item = f32>| values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
     add("bytes as they are", MARKER.to_vec());
     add("samples, big-endian", samples().iter().flat_map(|s| s.to_be_bytes()).collect());
     add("samples as floats", floats(&mut samples().iter().map(|&s| f32::from(s) / 32_768.0)));
@@ -122,8 +128,9 @@ fn nothing_of_the_media_is_in_messages_files_or_logs() {
     let (media, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (clip, broker) = (write_clip(media.path()), Broker::start());
     let seen = Subscriber::new(&broker, "keeper", "#");
-    let mut config = eager_config();
-    config += &format!("\n[mqtt]\nurl = \"{}\"\n\n[log]\nlevel = \"trace\"\nformat = \"json\"\n", broker.url());
+    let mut config = eager_config(3);
+    config +=
+        &format!("\n[mqtt]\nurl = \"{}\"\n\n[log]\nlevel = \"trace\"\nformat = \"json\"\n", broker.url());
     fs::write(home.path().join("girasol.toml"), config).unwrap();
     for argument in ["--full-speed", "--progress=json"] {
         let mut command = girasol(["replay", argument, "--config", "girasol.toml", "--bundle"]);
@@ -131,7 +138,8 @@ fn nothing_of_the_media_is_in_messages_files_or_logs() {
         for variable in ["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
             let _ = command.env(variable, home.path());
         }
-        let outcome = run(command.current_dir(home.path()).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full"));
+        let outcome =
+            run(command.current_dir(home.path()).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full"));
         let outcome = outcome.success();
         assert!(!outcome.stderr.is_empty());
         assert_eq!(leaks(outcome.stderr.as_bytes()), [""; 0]);

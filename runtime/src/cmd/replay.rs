@@ -85,7 +85,12 @@ impl Replay {
             false => Some(MqttPublisher::start(settings, Arc::clone(&clock))?),
         };
         let (summary, events) = self.play(clip, &mut processor, &clock, topics, expiry, publisher.as_ref())?;
-        let unsent = publisher.map_or(0, |p| p.shutdown(FAREWELL).outbox.queued);
+        let unsent = publisher.map_or(0, |p| {
+            // Also for a broker that is not there yet, for which `shutdown` would not wait.
+            let _ = p.flush(FAREWELL);
+            let counts = p.shutdown(FAREWELL).outbox;
+            counts.queued + counts.dropped + counts.expired + counts.poison
+        });
         self.report(&config, &summary, events, unsent)
     }
 
@@ -169,7 +174,9 @@ impl Listener for Session<'_> {
         self.progress.show(report);
         if self.speed == Speed::Full
             && let Some(publisher) = self.publisher
-            && publisher.status().outbox.queued > 512
+            && let status = publisher.status()
+            && status.connected
+            && status.outbox.queued > 512
         {
             // Nothing may be dropped from the queue only because the clip runs faster than life.
             let _ = publisher.flush(FAREWELL);
