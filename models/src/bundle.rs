@@ -76,7 +76,10 @@ impl Bundle {
             if size != file.bytes {
                 return Err(BundleError {
                     path,
-                    reason: format!("{name} has {size} bytes, the manifest says {}: copy the bundle again", file.bytes),
+                    reason: format!(
+                        "{name} has {size} bytes, the manifest says {}: copy the bundle again",
+                        file.bytes
+                    ),
                     missing: false,
                 });
             }
@@ -135,7 +138,8 @@ impl Bundle {
 
 fn unreadable(path: &Path, error: &std::io::Error) -> BundleError {
     let missing = error.kind() == std::io::ErrorKind::NotFound;
-    let reason = if missing { "file not found: is this a complete bundle?".into() } else { error.to_string() };
+    let reason =
+        if missing { "file not found: is this a complete bundle?".into() } else { error.to_string() };
     BundleError { path: path.to_path_buf(), reason, missing }
 }
 
@@ -158,7 +162,8 @@ fn version(text: &str) -> Option<[u64; 3]> {
 
 fn check_runtime(needed: &str, runtime: &str) -> Result<(), String> {
     let needs = version(needed).ok_or_else(|| format!("min_runtime `{needed}` is not MAJOR.MINOR.PATCH"))?;
-    let has = version(runtime).ok_or_else(|| format!("runtime version `{runtime}` is not MAJOR.MINOR.PATCH"))?;
+    let has =
+        version(runtime).ok_or_else(|| format!("runtime version `{runtime}` is not MAJOR.MINOR.PATCH"))?;
     if has < needs {
         return Err(format!("needs girasol {needed} or newer, this is {runtime}: upgrade girasol"));
     }

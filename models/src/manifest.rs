@@ -273,7 +273,10 @@ impl Manifest {
                 for choice in [ThresholdChoice::LowFalseAlarm, ThresholdChoice::BestF1] {
                     let t = label.thresholds.get(choice);
                     if !(t.off > 0.0 && t.off <= t.on && t.on < 1.0) {
-                        return Err(format!("labels.{list}.{}: thresholds must satisfy 0 < off <= on < 1", label.id));
+                        return Err(format!(
+                            "labels.{list}.{}: thresholds must satisfy 0 < off <= on < 1",
+                            label.id
+                        ));
                     }
                 }
             }

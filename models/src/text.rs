@@ -78,10 +78,13 @@ impl Tokenizer {
         let mut rest = word;
         while !rest.is_empty() {
             let continuation = rest.len() < word.len();
-            let found = (1..=rest.len().min(self.longest)).rev().filter(|&n| rest.is_char_boundary(n)).find_map(|n| {
-                let piece = if continuation { format!("##{}", &rest[..n]) } else { rest[..n].to_owned() };
-                self.id(&piece).filter(|&id| !self.is_special(id)).map(|id| (n, id))
-            });
+            let found = (1..=rest.len().min(self.longest))
+                .rev()
+                .filter(|&n| rest.is_char_boundary(n))
+                .find_map(|n| {
+                    let piece = if continuation { format!("##{}", &rest[..n]) } else { rest[..n].to_owned() };
+                    self.id(&piece).filter(|&id| !self.is_special(id)).map(|id| (n, id))
+                });
             let Some((n, id)) = found else {
                 out.truncate(start);
                 out.push(self.unk);
@@ -98,7 +101,8 @@ impl Tokenizer {
         let mut text = String::new();
         for &id in ids.iter().filter(|&&id| !self.is_special(id)) {
             let piece = &self.pieces[id as usize];
-            let attached = piece.strip_prefix("##").or_else(|| is_punctuation(piece).then_some(piece.as_str()));
+            let attached =
+                piece.strip_prefix("##").or_else(|| is_punctuation(piece).then_some(piece.as_str()));
             match attached {
                 Some(tail) => text.push_str(tail),
                 None => {
@@ -134,7 +138,21 @@ mod tests {
     use crate::manifest::Prompts;
 
     fn tokenizer() -> Tokenizer {
-        let vocab = ["<pad>", "<bos>", "<eos>", "<unk>", "<hear:dog_bark>", "a", "dog", "bark", "##s", "##ing", ",", "off", "camera"];
+        let vocab = [
+            "<pad>",
+            "<bos>",
+            "<eos>",
+            "<unk>",
+            "<hear:dog_bark>",
+            "a",
+            "dog",
+            "bark",
+            "##s",
+            "##ing",
+            ",",
+            "off",
+            "camera",
+        ];
         Tokenizer::new(&Text {
             vocab: vocab.map(str::to_owned).to_vec(),
             pad: 0,

@@ -61,9 +61,10 @@ impl Broker {
     pub fn configure(&mut self, lines: &str) {
         let dir = self.dir.path().display().to_string();
         // Started by root it would become another user, who may not write here.
+        // A limit of 0 (none) on queued messages would make mosquitto before 2.0.22 hang up on every refused message.
         let config = format!(
             "user root\nlistener {} 127.0.0.1\npersistence true\npersistence_location {dir}/\nautosave_on_changes true\n\
-             autosave_interval 1\nmax_queued_messages 0\nmax_inflight_messages 0\n\
+             autosave_interval 1\nmax_queued_messages 1000000\nmax_inflight_messages 0\n\
              log_type error\nlog_type warning\nlog_type notice\nlog_type information\nlog_type subscribe\nlog_dest file {dir}/log\n{}",
             self.port,
             lines.replace("{dir}", &dir)

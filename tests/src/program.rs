@@ -149,6 +149,11 @@ impl Running {
         assert!(said.is_ok() && self.stderr().contains(words), "not said: {words}: {}", self.stderr());
     }
 
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) {
+        let _ = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+    }
+
     /// Waits for its end, at most two minutes.
     ///
     /// # Panics

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpListener,
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +17,10 @@ use girasol::{
         Surprise, Topics, watch,
     },
 };
-use girasol_tests::{Broker, Received, Relay, Subscriber, keeps_to_schema, wait_until};
+use girasol_tests::{
+    Broker, Received, Relay, Subscriber, have_openssl, keeps_to_schema, make_authority, make_server,
+    wait_until,
+};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -133,32 +138,151 @@ fn a_broker_that_forgot_everything_gets_the_retained_state_again() {
     assert_eq!(availability(&received), ["online"]);
 }
 
-#[test]
-#[ignore = "mosquitto 2.0.11 hangs up on a refused message, which is not told apart from a stolen client id yet"]
-fn a_message_that_the_broker_refuses_is_poison_and_goes_round_only_once() {
-    let broker = Broker::prepare("");
-    std::fs::write(
-        broker.dir().join("acl"),
-        "topic readwrite girasol/porch/availability\ntopic readwrite ok\n",
-    )
-    .unwrap();
-    let mut broker = broker;
-    broker.configure("allow_anonymous true\nacl_file {dir}/acl\nmax_packet_size 4000\n");
+/// A broker that lets us publish to `ok` and our availability only.
+fn strict_broker(lines: &str) -> Broker {
+    let mut broker = Broker::prepare("");
+    let acl = "topic readwrite girasol/porch/availability\ntopic readwrite ok\n";
+    std::fs::write(broker.dir().join("acl"), acl).unwrap();
+    broker.configure(&format!("allow_anonymous true\nacl_file {{dir}}/acl\nmax_packet_size 4000\n{lines}"));
     broker.restart();
+    broker
+}
+
+/// mosquitto before 2.0.22 hangs up after each PUBACK with an error when it is set to queue without bound.
+const HANGS_UP: &str = "max_queued_messages 0\n";
+
+fn ok() -> Message {
+    Message::new("ok", "fine")
+}
+
+#[test]
+fn a_message_that_the_broker_refuses_is_poison_and_goes_round_only_once() {
+    for (lines, connections) in [("", 1), (HANGS_UP, 8)] {
+        let broker = strict_broker(lines);
+        let publisher = publisher(broker.url());
+        publisher.publish(numbered(1)).unwrap();
+        publisher.publish(Message::new("ok", vec![b'x'; 5_000])).unwrap();
+        publisher.publish(ok()).unwrap();
+        publisher.publish(Message::new("forbidden", "state").retained()).unwrap();
+        assert!(publisher.flush(SOON), "{:?}\n{}", publisher.status(), broker.log());
+        let status = publisher.status();
+        assert_eq!((status.outbox.poison, status.outbox.acked, status.outbox.queued), (2, 1, 0));
+        assert_eq!(status.retained_poison, 1);
+        let _ = wait_until(Duration::from_secs(2), || false);
+        let before = publisher.status().connections;
+        assert!(before <= connections, "{status:?}");
+        let _ = wait_until(Duration::from_secs(2), || false);
+        assert_eq!((publisher.status().connections, publisher.status().connected), (before, true));
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_up_on_what_it_refuses_is_not_taken_for_a_stolen_client_id() {
+    let broker = strict_broker(HANGS_UP);
     let publisher = publisher(broker.url());
-    publisher.publish(numbered(1)).unwrap();
-    publisher.publish(Message::new("ok", vec![b'x'; 5_000])).unwrap();
-    publisher.publish(Message::new("ok", "fine")).unwrap();
-    publisher.publish(Message::new("forbidden", "state").retained()).unwrap();
-    assert!(publisher.flush(SOON), "{:?}\n{}", publisher.status(), broker.log());
-    let status = publisher.status();
-    assert_eq!((status.outbox.poison, status.outbox.acked, status.outbox.queued), (2, 1, 0));
-    // mosquitto 2.0.11 refuses in order, but then hangs up at times: that may cost a few connections, but it ends.
-    assert_eq!(status.retained_poison, 1);
-    let before = status.connections;
-    assert!(before <= 16, "{status:?}");
-    let _ = wait_until(Duration::from_secs(2), || false);
-    assert_eq!((publisher.status().connections, publisher.status().connected), (before, true));
+    for n in 1..=6 {
+        // Alone, so that nothing but the refusal explains the end of the connection.
+        publisher.publish(Message::new("forbidden", format!("{n}")).retained()).unwrap();
+        assert!(publisher.flush(SOON), "{:?}", publisher.status());
+        let status = wait_status(&publisher, |s| s.connections > n);
+        assert_eq!((status.retained_poison, status.last_fault.map(|f| f.kind)), (n, Some(FaultKind::Closed)));
+    }
+    publisher.publish(ok()).unwrap();
+    assert!(publisher.flush(SOON));
+    assert_eq!(publisher.status().outbox.acked, 1);
+}
+
+#[test]
+fn a_broker_that_crashes_again_and_again_is_not_taken_for_a_stolen_client_id() {
+    let mut broker = Broker::start();
+    let publisher = publisher(broker.url());
+    for n in 1..=5 {
+        wait_status(&publisher, |s| s.connected && s.connections == n);
+        broker.kill();
+        let away = |s: &MqttStatus| s.last_fault.as_ref().is_some_and(|f| f.kind == FaultKind::Unreachable);
+        wait_status(&publisher, |s| !s.connected && away(s));
+        broker.restart();
+    }
+    assert!(publisher.wait_connected(SOON));
+}
+
+#[test]
+fn a_broker_that_says_that_the_client_id_was_taken_is_believed_at_once() {
+    // The mosquitto at hand is too old to say so.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let publisher = publisher(format!("mqtt://{}", listener.local_addr().unwrap()));
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut buffer = [0; 1_024];
+    assert!(stream.read(&mut buffer).unwrap() > 0, "CONNECT");
+    stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+    assert!(publisher.wait_connected(SOON));
+    stream.write_all(&[0xe0, 2, 0x8e, 0]).unwrap();
+    let fault = wait_status(&publisher, |s| s.last_fault.is_some()).last_fault.unwrap();
+    assert_eq!(fault.kind, FaultKind::TakenOver);
+}
+
+#[test]
+fn an_end_right_after_the_start_still_delivers_everything_before_offline() {
+    let broker = Broker::start();
+    let seen = Subscriber::new(&broker, "keeper", "girasol/#");
+    let publisher = publisher(broker.url());
+    for n in 0..300 {
+        publisher.publish(numbered(n)).unwrap();
+    }
+    let status = publisher.shutdown(SOON);
+    assert_eq!((status.outbox.acked, status.outbox.queued, status.connected), (300, 0, false));
+    let received = seen.wait(SOON, |r| availability(r).len() >= 2);
+    assert_eq!(numbers(&received), (0..300).collect::<Vec<_>>());
+    assert_eq!(received.last().map(|r| r.payload.as_str()), Some("offline"));
+}
+
+#[test]
+fn an_end_with_a_broker_that_hangs_up_still_delivers_everything() {
+    let broker = strict_broker(HANGS_UP);
+    let seen = Subscriber::new(&broker, "keeper", "girasol/#");
+    let publisher = publisher(broker.url());
+    for n in 0..5 {
+        publisher.publish(numbered(n)).unwrap();
+        publisher.publish(ok()).unwrap();
+    }
+    let status = publisher.shutdown(SOON);
+    assert_eq!((status.outbox.acked, status.outbox.poison, status.outbox.queued), (5, 5, 0));
+    let received = seen.wait(SOON, |r| availability(r).last() == Some(&"offline"));
+    assert_eq!(availability(&received).first(), Some(&"online"));
+    assert!(!status.connected);
+}
+
+#[test]
+fn an_encrypted_connection_needs_the_right_authority_and_the_right_name() {
+    if !have_openssl() {
+        eprintln!("skipped: no openssl program");
+        return;
+    }
+    let mut broker = Broker::prepare("");
+    make_authority(broker.dir(), "ours");
+    make_authority(broker.dir(), "other");
+    make_server(broker.dir(), "ours", "IP:127.0.0.1");
+    broker.configure("allow_anonymous true\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n");
+    broker.restart();
+    let start = |host: &str, authority: Option<&str>| {
+        let url = format!("mqtts://{host}:{}", broker.port());
+        let ca_file = authority.map(|name| broker.dir().join(format!("{name}.pem")));
+        MqttPublisher::start(MqttSettings { ca_file, ..settings(url) }, Arc::new(RealClock)).unwrap()
+    };
+    let good = start("127.0.0.1", Some("ours"));
+    good.publish(numbered(1)).unwrap();
+    assert!(good.flush(SOON), "{:?}\n{}", good.status(), broker.log());
+    assert_eq!(good.shutdown(SOON).outbox.acked, 1);
+    for (host, authority) in [("127.0.0.1", Some("other")), ("127.0.0.1", None), ("localhost", Some("ours"))]
+    {
+        let bad = start(host, authority);
+        let status = wait_status(&bad, |s| s.last_fault.is_some());
+        let fault = status.last_fault.unwrap();
+        // Without a file the system's authorities are asked for, which may not be there.
+        let setup = authority.is_none() && fault.kind == FaultKind::Setup;
+        assert!(fault.kind == FaultKind::Tls || setup, "{host} {authority:?}: {fault:?}");
+        assert_eq!(status.connections, 0);
+    }
 }
 
 #[test]

@@ -4,14 +4,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use girasol_tests::{
-    Broker, Outcome, Subscriber, bundle, eager_config, girasol, json_lines, keeps_to_schema, media, replay,
-    run,
+    Broker, Outcome, Received, Running, Subscriber, bundle, eager_config, girasol, json_lines,
+    keeps_to_schema, media, replay, run,
 };
 use serde_json::Value;
 
@@ -135,34 +135,72 @@ fn a_container_is_replayed_through_ffmpeg() {
     assert_eq!(first, events_with(&clip, &[]));
 }
 
+/// What came on the topic `what` of the device.
+fn on<'a>(received: &'a [Received], what: &str) -> Vec<&'a str> {
+    received.iter().filter(|r| r.topic == format!("girasol/porch/{what}")).map(|r| &*r.payload).collect()
+}
+
+/// What a subscriber saw, once the device has said that it is gone.
+fn seen_to_the_end(seen: &Subscriber) -> Vec<Received> {
+    seen.wait(Duration::from_secs(20), |received| received.iter().any(|r| r.payload == "offline"))
+}
+
+/// The eager configuration with a broker.
+fn config_for(dir: &Path, broker: &Broker) -> PathBuf {
+    let config = dir.join("girasol.toml");
+    fs::write(&config, format!("{}\n[mqtt]\nurl = \"{}\"\n", eager_config(3), broker.url())).unwrap();
+    config
+}
+
 #[test]
 fn every_event_reaches_the_broker_once_in_order_and_keeps_to_its_schema() {
     let dir = tempfile::tempdir().unwrap();
     let clip = media::write_pair(dir.path(), "clip", 8, SEED);
     let broker = Broker::start();
     let seen = Subscriber::new(&broker, "keeper", "girasol/#");
-    let (config, file) = (dir.path().join("girasol.toml"), dir.path().join("events"));
-    fs::write(&config, format!("{}\n[mqtt]\nurl = \"{}\"\n", eager_config(3), broker.url())).unwrap();
+    let (config, file) = (config_for(dir.path(), &broker), dir.path().join("events"));
     let mut command = girasol(["replay", "--full-speed", "--bundle"]);
     let _ = run(command.arg(bundle()).arg(&clip).arg("--config").arg(&config).arg("--events").arg(&file))
         .success();
 
-    let offline = |r: &girasol_tests::Received| r.payload == "offline";
-    let received = seen.wait(Duration::from_secs(20), |received| received.iter().any(offline));
-    let on = |what: &str| -> Vec<&str> {
-        received.iter().filter(|r| r.topic == format!("girasol/porch/{what}")).map(|r| &*r.payload).collect()
-    };
-    assert_eq!(on("availability"), ["online", "offline"]);
+    let received = seen_to_the_end(&seen);
+    assert_eq!(on(&received, "availability"), ["online", "offline"]);
     let written = fs::read_to_string(&file).unwrap();
-    assert_eq!(on("event"), written.lines().collect::<Vec<_>>());
-    for (what, payloads) in [("event", on("event")), ("why", on("why"))] {
+    assert_eq!(on(&received, "event"), written.lines().collect::<Vec<_>>());
+    for what in ["event", "why", "state"] {
+        let payloads = on(&received, what);
         assert!(!payloads.is_empty(), "{what}");
         for payload in payloads {
             let faults = keeps_to_schema(what, &serde_json::from_str(payload).unwrap());
             assert!(faults.is_empty(), "{payload}: {faults:?}");
         }
     }
-    each_life_is_whole(&json_lines(&written));
+    let state: Value = serde_json::from_str(on(&received, "state").last().unwrap()).unwrap();
+    assert_eq!((&state["camera"], &state["counters"]["snippets"]), (&"ended".into(), &8.into()), "{state}");
+    let events = json_lines(&written);
+    assert!(field(&events, "type").contains("update"));
+    each_life_is_whole(&events);
+    let reasons = field(&events, "reason");
+    assert!(reasons.contains("max_duration") && reasons.contains("clip_end"), "{reasons:?}");
+}
+
+#[test]
+fn a_termination_ends_every_event_and_says_offline() {
+    let dir = tempfile::tempdir().unwrap();
+    let clip = media::write_pair(dir.path(), "clip", 30, SEED);
+    let broker = Broker::start();
+    let seen = Subscriber::new(&broker, "keeper", "girasol/#");
+    let config = config_for(dir.path(), &broker);
+    let mut command = girasol(["replay", "--progress", "json", "--bundle"]);
+    let mut running = Running::start(command.arg(bundle()).arg(&clip).arg("--config").arg(&config));
+    running.wait_for("\"snippet\":");
+    running.terminate();
+    let _ = running.finish().success();
+    let received = seen_to_the_end(&seen);
+    let events = json_lines(&on(&received, "event").join("\n"));
+    each_life_is_whole(&events);
+    assert!(field(&events, "reason").contains("shutdown"));
+    assert_eq!(on(&received, "availability"), ["online", "offline"]);
 }
 
 /// `seq` has no gap; each id has one `new`, then updates, then one `end`.
@@ -178,9 +216,7 @@ fn each_life_is_whole(events: &[Value]) {
             && life[1..life.len() - 1].bytes().all(|c| c == b'u');
         assert!(whole, "{id}: {life}");
     }
-    assert!(lives.values().any(|life| life.contains('u')), "an update is among them");
-    let reasons = field(events, "reason");
-    assert!(reasons.contains("max_duration") && reasons.contains("clip_end"), "{reasons:?}");
+    assert!(!lives.is_empty());
 }
 
 #[test]

@@ -107,7 +107,25 @@ def calibrated(job: Job) -> tuple[Fusion, dict[str, Any]]:
     return fusion, calibrate.label_rules(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=4, repeats=2))
 
 
+def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pathlib.Path]) -> bool:
+    """True when the stage was finished for the same inputs and its results are still there; else note it as begun."""
+    note = job.work / f"{stage}.done"
+    key = " ".join(scenes.file_hash(path) for path in inputs)
+    if note.exists() and note.read_text() == key and all(path.exists() for path in results):
+        print(f"{stage}: nothing has changed")
+        return True
+    note.unlink(missing_ok=True)
+    return False
+
+
+def finished(job: Job, stage: str, inputs: list[pathlib.Path]) -> None:
+    (job.work / f"{stage}.done").write_text(" ".join(scenes.file_hash(path) for path in inputs))
+
+
 def run_export(job: Job) -> None:
+    inputs = [job.fusion_checkpoint, job.audio_checkpoint, job.video_checkpoint]
+    if unchanged(job, "export", inputs, [job.bundle / "manifest.json"]):
+        return
     fusion, rules = calibrated(job)
     rules_path(job).write_text(json.dumps(rules, indent=1))
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
@@ -126,6 +144,7 @@ def run_export(job: Job) -> None:
         load_video_encoder(job.video_checkpoint), load_audio_encoder(job.audio_checkpoint), fusion, shipped, training
     )
     export.export_bundle(parts, job.bundle)
+    finished(job, "export", inputs)
 
 
 def manifest_rules(body: dict[str, Any]) -> evaluate.Rules:
@@ -133,6 +152,9 @@ def manifest_rules(body: dict[str, Any]) -> evaluate.Rules:
 
 
 def run_evaluate(job: Job) -> None:
+    inputs = [job.bundle / "manifest.json"]
+    if unchanged(job, "evaluate", inputs, [job.work / "evaluation.json"]):
+        return
     body = json.loads((job.bundle / "manifest.json").read_text())
     rules, streamer = manifest_rules(body), export.Streamer(job.bundle, train_fusion.config())
     report: dict[str, Any] = {"bundle": {k: body[k] for k in ("version", "created")}}
@@ -155,6 +177,7 @@ def run_evaluate(job: Job) -> None:
     note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test")))
     note("clips", evaluate.clip_accuracy(streamer, ad.load_clips(job.data, job.work, "test")))
     note("onset", evaluate.onset_sweep(streamer, sounds, rules))
+    finished(job, "evaluate", inputs)
 
 
 def run_card(job: Job) -> None:

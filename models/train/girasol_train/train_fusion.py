@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import pathlib
 import time
@@ -31,7 +32,7 @@ LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.03, 50
 EMA = 0.99
 TOKEN_NOISE = 0.1
 LOSS_WEIGHTS = {"audible": 1.0, "visible": 1.0, "source": 0.4, "next": 0.02, "text": 0.04}
-CHECKPOINT_EVERY = 100
+CHECKPOINT_EVERY = 50
 
 
 def config() -> FusionConfig:
@@ -276,7 +277,7 @@ class Run:
 
 def rate(progress: float, step: int) -> float:
     """Linear warm-up, then a half cosine to 2 %."""
-    return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * min(1.0, progress))))
+    return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * min(1.0, progress))))
 
 
 def train(pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9,

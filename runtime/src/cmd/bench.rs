@@ -38,21 +38,40 @@ impl Bench {
         let mut stages = frontend::profile(iterations, &*clock)?;
         stages.extend(model.profile(iterations, &*clock)?);
         let snippet: Duration = stages.iter().map(|s| s.median * s.calls).sum();
+        let program = std::env::current_exe().and_then(std::fs::metadata).map_or(0, |m| m.len());
+        let weights = bundle.manifest().graphs.all().iter().map(|(_, g)| g.bytes).sum();
+        let totals = Totals { load, snippet, program, weights };
         if self.json {
-            print_json(&stages, load, snippet);
+            print_json(&stages, &totals);
         } else {
-            print_table(&stages, load, snippet);
+            print_table(&stages, &totals);
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Figures of the whole.
+struct Totals {
+    /// Reading, checking and optimising the bundle.
+    load: Duration,
+    /// Work of one snippet.
+    snippet: Duration,
+    /// Size of this program's file in bytes.
+    program: u64,
+    /// Size of the bundle's graphs in bytes.
+    weights: u64,
 }
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-fn print_table(stages: &[StageCost], load: Duration, snippet: Duration) {
-    println!("{:<16} {:>6} {:>10} {:>10} {:>9} {:>7}", "stage", "calls", "ms/call", "M MAC", "G MAC/s", "share");
+fn print_table(stages: &[StageCost], totals: &Totals) {
+    let snippet = totals.snippet;
+    println!(
+        "{:<16} {:>6} {:>10} {:>10} {:>9} {:>7}",
+        "stage", "calls", "ms/call", "M MAC", "G MAC/s", "share"
+    );
     for s in stages {
         let mega = s.macs as f64 / 1e6;
         let rate = if s.macs == 0 { "–".into() } else { format!("{:.1}", mega / ms(s.median)) };
@@ -64,10 +83,11 @@ fn print_table(stages: &[StageCost], load: Duration, snippet: Duration) {
         println!("{:<16} {:>6} {:>10.3} {macs:>10} {rate:>9} {share:>7}", s.stage, s.calls, ms(s.median));
     }
     println!("one snippet (0.96 s): {:.2} ms = {:.1} % of one core", ms(snippet), ms(snippet) / 9.6);
-    println!("load and optimise the model: {:.0} ms", ms(load));
+    println!("load and optimise the model: {:.0} ms", ms(totals.load));
+    println!("program: {:.1} MB, graphs: {:.2} MB", totals.program as f64 / 1e6, totals.weights as f64 / 1e6);
 }
 
-fn print_json(stages: &[StageCost], load: Duration, snippet: Duration) {
+fn print_json(stages: &[StageCost], totals: &Totals) {
     let stages: Vec<_> = stages
         .iter()
         .map(|s| {
@@ -76,5 +96,9 @@ fn print_json(stages: &[StageCost], load: Duration, snippet: Duration) {
             })
         })
         .collect();
-    println!("{}", serde_json::json!({ "stages": stages, "snippet_ms": ms(snippet), "load_ms": ms(load) }));
+    let report = serde_json::json!({
+        "stages": stages, "snippet_ms": ms(totals.snippet), "load_ms": ms(totals.load),
+        "program_bytes": totals.program, "graph_bytes": totals.weights,
+    });
+    println!("{report}");
 }

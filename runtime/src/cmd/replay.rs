@@ -15,13 +15,16 @@ use girasol::{
     clock::{Clock, MonoTime, RealClock},
     config::Config,
     event::{EventIdentity, Origin},
-    mqtt::{MqttPublisher, Publisher, Topics},
+    mqtt::{BundleState, MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
     pipeline::{Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
     source::clip::{Clip, Want},
+    timeline::AssemblerCounters,
 };
 
 use super::rss_kib;
 
+/// Snippets between two publications of the state: about half a minute.
+const STATE_EVERY: u64 = 32;
 /// How long the broker gets to take what is left at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -77,14 +80,11 @@ impl Replay {
         };
         let mut processor = Processor::new(&bundle, config.event_settings(), identity, Arc::clone(&clock))?;
 
-        let settings = config.mqtt_settings();
-        let topics = Topics::new(&settings.prefix, &settings.device)?;
-        let expiry = settings.event_expiry;
         let publisher = match self.no_mqtt {
             true => None,
-            false => Some(MqttPublisher::start(settings, Arc::clone(&clock))?),
+            false => Some(MqttPublisher::start(config.mqtt_settings(), Arc::clone(&clock))?),
         };
-        let (summary, events) = self.play(clip, &mut processor, &clock, topics, expiry, publisher.as_ref())?;
+        let (summary, events) = self.play(&config, clip, &mut processor, &clock, publisher.as_ref())?;
         let unsent = publisher.map_or(0, |p| {
             // Also for a broker that is not there yet, for which `shutdown` would not wait.
             let _ = p.flush(FAREWELL);
@@ -97,13 +97,15 @@ impl Replay {
     /// Plays the clip; returns what it came to and the number of events.
     fn play(
         &self,
+        config: &Config,
         clip: Clip,
         processor: &mut Processor,
         clock: &Arc<dyn Clock>,
-        topics: Topics,
-        expiry: Duration,
         publisher: Option<&MqttPublisher>,
     ) -> Result<(Summary, u64)> {
+        let settings = config.mqtt_settings();
+        let topics = Topics::new(&settings.prefix, &settings.device)?;
+        let expiry = settings.event_expiry;
         let mut emitter = Emitter::new(topics, expiry, publisher.map(|p| p as &dyn Publisher));
         if let Some(path) = &self.events {
             emitter = emitter.also_to(path.display().to_string(), open_lines(path)?);
@@ -113,9 +115,21 @@ impl Replay {
             false => (Speed::RealTime, clock.now() + Duration::from_millis(100)),
         };
         let progress = ProgressLine::new(self.progress, clip.duration, &**clock, epoch, speed);
-        let mut session = Session { emitter, publisher, progress, speed };
-        let stop = AtomicBool::new(false);
-        let summary = Player::new(clip, processor, Arc::clone(clock)).run(speed, epoch, &stop, &mut session)?;
+        let state = State {
+            v: 1,
+            device: config.device.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            bundle: Some(bundle_state(processor)),
+            camera: source_state(clip.video.is_some()),
+            microphone: source_state(clip.audio.is_some()),
+            ..State::default()
+        };
+        let mut session = Session { emitter, publisher, progress, speed, state, started: clock.now(), clock };
+        session.publish_state();
+        let stop = stop_on_signals()?;
+        let summary =
+            Player::new(clip, processor, Arc::clone(clock)).run(speed, epoch, &stop, &mut session)?;
+        session.close();
         session.emitter.flush()?;
         session.progress.finish();
         Ok((summary, session.emitter.events()))
@@ -135,18 +149,36 @@ impl Replay {
             "replay done"
         );
         if c.delivered == 0 {
-            return Err(Error::new(ErrorKind::Data, format!("{}: shorter than one snippet", self.clip.display()))
-                .help("a recording needs at least half a second"));
+            return Err(Error::new(
+                ErrorKind::Data,
+                format!("{}: shorter than one snippet", self.clip.display()),
+            )
+            .help("a recording needs at least half a second"));
         }
         if unsent > 0 {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 format!("{unsent} messages did not reach the broker at {}", config.mqtt.url),
             )
-            .help("is it running? `girasol check` tries the connection; --no-mqtt replays without a broker"));
+            .help(
+                "is it running? `girasol check` tries the connection; --no-mqtt replays without a broker",
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A flag that SIGINT and SIGTERM set, so that open events are ended and `offline` is said; a second signal ends the
+/// process at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // In this order: at the first signal the flag is not yet set when the shutdown looks at it.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .map_err(|e| Error::new(ErrorKind::Internal, "cannot handle signals").cause(e))?;
+    }
+    Ok(stop)
 }
 
 fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
@@ -163,6 +195,49 @@ struct Session<'a> {
     publisher: Option<&'a MqttPublisher>,
     progress: ProgressLine,
     speed: Speed,
+    state: State,
+    started: MonoTime,
+    clock: &'a Arc<dyn Clock>,
+}
+
+impl Session<'_> {
+    fn publish_state(&mut self) {
+        let Some(publisher) = self.publisher else { return };
+        let status = publisher.status();
+        let counters = &mut self.state.counters;
+        counters.queued = status.outbox.queued;
+        counters.acked = status.outbox.acked;
+        counters.dropped = status.outbox.dropped;
+        counters.expired = status.outbox.expired;
+        counters.poison = status.outbox.poison;
+        counters.reconnects = status.reconnects();
+        self.state.rss_kib = Some(rss_kib());
+        self.state.uptime = round(self.clock.now().since(self.started) as f64 / 1e9);
+        self.emitter.state(&self.state);
+    }
+
+    /// The recording is over: says so.
+    fn close(&mut self) {
+        for source in [&mut self.state.camera, &mut self.state.microphone] {
+            if *source != SourceState::Absent {
+                *source = SourceState::Ended;
+            }
+        }
+        self.publish_state();
+    }
+}
+
+fn source_state(there: bool) -> SourceState {
+    if there { SourceState::Healthy } else { SourceState::Absent }
+}
+
+fn bundle_state(processor: &Processor) -> BundleState {
+    let manifest = processor.model().manifest();
+    BundleState {
+        name: manifest.name.clone(),
+        version: manifest.version.clone(),
+        id: processor.model().bundle_id().to_owned(),
+    }
 }
 
 impl Listener for Session<'_> {
@@ -170,8 +245,26 @@ impl Listener for Session<'_> {
         self.emitter.take(&product);
     }
 
-    fn report(&mut self, report: &Report) -> Result<()> {
+    fn report(&mut self, report: &Report, counters: &AssemblerCounters) -> Result<()> {
         self.progress.show(report);
+        let state = &mut self.state;
+        state.counters.snippets = counters.delivered;
+        state.counters.skipped = counters.skipped;
+        state.counters.resets = report.resets;
+        state.realtime_factor = Some(round(self.progress.factor()));
+        state.drift_ppm = report.drift_ppm.map(|ppm| round(f64::from(ppm)));
+        if let Some(z) = report.surprise {
+            self.emitter.surprise(&Surprise {
+                v: 1,
+                device: self.state.device.clone(),
+                time: round(report.end.as_secs_f64()),
+                snippet: report.index,
+                surprise: round(f64::from(z)),
+            });
+        }
+        if counters.delivered.is_multiple_of(STATE_EVERY) {
+            self.publish_state();
+        }
         if self.speed == Speed::Full
             && let Some(publisher) = self.publisher
             && let status = publisher.status()
@@ -194,7 +287,13 @@ struct ProgressLine {
 }
 
 impl ProgressLine {
-    fn new(style: Progress, duration: Option<Duration>, clock: &dyn Clock, epoch: MonoTime, speed: Speed) -> Self {
+    fn new(
+        style: Progress,
+        duration: Option<Duration>,
+        clock: &dyn Clock,
+        epoch: MonoTime,
+        speed: Speed,
+    ) -> Self {
         let style = match style {
             Progress::Auto if std::io::stderr().is_terminal() => Progress::Plain,
             Progress::Auto => Progress::None,
@@ -207,12 +306,17 @@ impl ProgressLine {
         Self { style, duration, busy: Duration::ZERO, snippets: 0 }
     }
 
+    /// Mean work per snippet over the time that a snippet lasts.
+    fn factor(&self) -> f64 {
+        self.busy.as_secs_f64() / (f64::from(self.snippets.max(1)) * 0.96)
+    }
+
     fn show(&mut self, report: &Report) {
         self.busy += report.cost;
         self.snippets += 1;
         let position = report.end.as_secs_f64();
         let cost_ms = report.cost.as_secs_f64() * 1e3;
-        let factor = self.busy.as_secs_f64() / (f64::from(self.snippets) * 0.96);
+        let factor = self.factor();
         match self.style {
             Progress::Json => {
                 let line = serde_json::json!({

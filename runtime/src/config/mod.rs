@@ -314,7 +314,10 @@ impl Config {
     fn read(path: &Path) -> Result<Self> {
         let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
         if size > MAX_BYTES {
-            return Err(Error::new(ErrorKind::Config, format!("{}: larger than {MAX_BYTES} bytes", path.display())));
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("{}: larger than {MAX_BYTES} bytes", path.display()),
+            ));
         }
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         Self::parse(&text, &path.display().to_string())
@@ -346,8 +349,15 @@ impl Config {
             return fault("device.name", "use 1 to 64 of the characters a-z A-Z 0-9 _ - .");
         }
         let prefix = &self.mqtt.topic_prefix;
-        if prefix.is_empty() || prefix.len() > 128 || prefix.contains(['+', '#', '\0']) || prefix.starts_with('/') {
-            return fault("mqtt.topic_prefix", "use 1 to 128 characters without `+` and `#`, not starting with `/`");
+        if prefix.is_empty()
+            || prefix.len() > 128
+            || prefix.contains(['+', '#', '\0'])
+            || prefix.starts_with('/')
+        {
+            return fault(
+                "mqtt.topic_prefix",
+                "use 1 to 128 characters without `+` and `#`, not starting with `/`",
+            );
         }
         if !(self.mqtt.url.starts_with("mqtt://") || self.mqtt.url.starts_with("mqtts://")) {
             return fault("mqtt.url", "must start with mqtt:// or mqtts://, like mqtt://localhost:1883");
@@ -420,8 +430,12 @@ impl Config {
     /// Refuses a label that the bundle does not know. `path` is where the configuration was read from, as in
     /// [`Self::load`]: the error names file, line and key.
     pub fn check_labels(&self, labels: &Labels, path: Option<&Path>) -> Result<()> {
-        for (name, sense, known) in [("hear", &self.hear, &labels.audible), ("see", &self.see, &labels.visible)] {
-            let Some(unknown) = sense.labels.keys().find(|id| known.iter().all(|l| l.id != **id)) else { continue };
+        for (name, sense, known) in
+            [("hear", &self.hear, &labels.audible), ("see", &self.see, &labels.visible)]
+        {
+            let Some(unknown) = sense.labels.keys().find(|id| known.iter().all(|l| l.id != **id)) else {
+                continue;
+            };
             let file = path.unwrap_or(Path::new(DEFAULT_PATH));
             let text = std::fs::read_to_string(file).unwrap_or_default();
             let key = format!("{name}.labels.{unknown}");

@@ -15,7 +15,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ),
     ("mqtt.url", "`mqtt://host[:1883]` or `mqtts://host[:8883]`", "The broker."),
     ("mqtt.topic_prefix", "text", "First part of every topic."),
-    ("mqtt.client_id", "text", "MQTT client id; empty means `girasol-<device.name>`. Must be unique at the broker."),
+    (
+        "mqtt.client_id",
+        "text",
+        "MQTT client id; empty means `girasol-<device.name>`. Must be unique at the broker.",
+    ),
     ("mqtt.username", "text", "User name; empty means none."),
     ("mqtt.password_file", "path", "File whose first line is the password."),
     ("mqtt.ca_file", "path", "Certificate authority (PEM) for `mqtts`; without it, the system's."),
@@ -28,13 +32,25 @@ const KEYS: &[(&str, &str, &str)] = &[
         "Messages held while the broker is away; when full the oldest are dropped and counted.",
     ),
     ("events.update_every", "duration", "An open event is updated at least this often."),
-    ("events.why", "`true` or `false`", "Publish a record for every event that was raised or nearly raised, and why."),
+    (
+        "events.why",
+        "`true` or `false`",
+        "Publish a record for every event that was raised or nearly raised, and why.",
+    ),
     ("hear.enabled", "`true` or `false`", "Whether this sense raises events at all."),
     ("hear.release_snippets", "1–60", "Snippets (0.96 s) in a row below the threshold that end an event."),
     ("hear.cool_down", "duration", "Least time between the end of an event and the next of the same label."),
-    ("hear.max_duration", "duration, ≥ 1s", "An event that lasts longer is ended; a new one begins if it goes on."),
+    (
+        "hear.max_duration",
+        "duration, ≥ 1s",
+        "An event that lasts longer is ended; a new one begins if it goes on.",
+    ),
     ("hear.hold", "duration", "How long an open event outlives the loss of its microphone."),
-    ("hear.labels.<label>.enabled", "`true` or `false`", "Whether this sound raises events; default from the bundle."),
+    (
+        "hear.labels.<label>.enabled",
+        "`true` or `false`",
+        "Whether this sound raises events; default from the bundle.",
+    ),
     ("hear.labels.<label>.on", "0–1", "Probability at which an event begins; default from the bundle."),
     ("hear.labels.<label>.off", "0–1", "Probability below which it ends; default from the bundle."),
     (
@@ -45,9 +61,17 @@ const KEYS: &[(&str, &str, &str)] = &[
     ("see.enabled", "`true` or `false`", "Whether this sense raises events at all."),
     ("see.release_snippets", "1–60", "Snippets (0.96 s) in a row below the threshold that end an event."),
     ("see.cool_down", "duration", "Least time between the end of an event and the next of the same label."),
-    ("see.max_duration", "duration, ≥ 1s", "An event that lasts longer is ended; a new one begins if it goes on."),
+    (
+        "see.max_duration",
+        "duration, ≥ 1s",
+        "An event that lasts longer is ended; a new one begins if it goes on.",
+    ),
     ("see.hold", "duration", "How long an open event outlives the loss of its camera."),
-    ("see.labels.<label>.enabled", "`true` or `false`", "Whether this sight raises events; default from the bundle."),
+    (
+        "see.labels.<label>.enabled",
+        "`true` or `false`",
+        "Whether this sight raises events; default from the bundle.",
+    ),
     ("see.labels.<label>.on", "0–1", "Probability at which an event begins; default from the bundle."),
     ("see.labels.<label>.off", "0–1", "Probability below which it ends; default from the bundle."),
     (
@@ -128,8 +152,13 @@ mod tests {
 
     #[test]
     fn the_page_is_up_to_date() {
-        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/config.md"));
-        assert_eq!(page.unwrap_or_default(), reference(), "run: girasol config-reference >docs/reference/config.md");
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/config.md"));
+        assert_eq!(
+            page.unwrap_or_default(),
+            reference(),
+            "run: girasol config-reference >docs/reference/config.md"
+        );
     }
 
     #[test]

@@ -68,7 +68,9 @@ impl<'de> Deserialize<'de> for Span {
             type Value = Span;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number with one of the units ms, s, min, h, like \"5s\", at most 31 days")
+                f.write_str(
+                    "a whole number with one of the units ms, s, min, h, like \"5s\", at most 31 days",
+                )
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {

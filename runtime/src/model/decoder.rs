@@ -97,7 +97,12 @@ impl Decoder {
     }
 
     /// [`Self::write`] from a prompt in tokens, to tokens.
-    pub(crate) fn rewrite(&mut self, prompt: &[u32], window: &Window, now: MonoTime) -> Result<(Vec<u32>, f32)> {
+    pub(crate) fn rewrite(
+        &mut self,
+        prompt: &[u32],
+        window: &Window,
+        now: MonoTime,
+    ) -> Result<(Vec<u32>, f32)> {
         let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
         window.ages(now, None, &mut age, &mut valid);
         self.graph.input(port::AGE)?.copy_from_slice(&age);
@@ -173,7 +178,8 @@ impl Decoder {
     /// The likeliest allowed token and its probability among the allowed ones.
     fn choose(&self, first: bool) -> (u32, f32) {
         let allowed = |id: u32| {
-            id == self.text.eos || !(self.tokenizer.is_special(id) || first && self.tokenizer.is_continuation(id))
+            id == self.text.eos
+                || !(self.tokenizer.is_special(id) || first && self.tokenizer.is_continuation(id))
         };
         let candidates = || (0u32..).zip(&self.logits).filter(|&(id, _)| allowed(id));
         let (best, &top) =

@@ -87,8 +87,10 @@ impl Golden {
             other => return Err(self.wrong(format!("tensor `{name}` has unknown type `{other}`"))),
         };
         let at = info.offset + snippet * count * size;
-        let bytes =
-            self.bytes.get(at..at + count * size).ok_or_else(|| self.wrong(format!("`{name}` is cut short")))?;
+        let bytes = self
+            .bytes
+            .get(at..at + count * size)
+            .ok_or_else(|| self.wrong(format!("`{name}` is cut short")))?;
         Ok(match size {
             4 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             2 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),

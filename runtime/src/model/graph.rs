@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use tract_onnx::{
-    prelude::*,
-    tract_core::plan::SimpleState,
-    tract_hir::infer::Factoid as _,
-};
+use tract_onnx::{prelude::*, tract_core::plan::SimpleState, tract_hir::infer::Factoid as _};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -98,11 +94,15 @@ impl Graph {
     fn typed_input<D: Datum>(&mut self, index: usize) -> Result<&mut [D]> {
         // tract drops its references when a run returns, so this is the only one left.
         Arc::get_mut(&mut self.inputs[index])
-            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: input {index} still in use", self.name)))?
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Internal, format!("{}: input {index} still in use", self.name))
+            })?
             .to_plain_array_view_mut::<D>()
             .map_err(|e| internal(self.name, &e))?
             .into_slice()
-            .ok_or_else(|| Error::new(ErrorKind::Internal, format!("{}: input {index} is strided", self.name)))
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Internal, format!("{}: input {index} is strided", self.name))
+            })
     }
 
     /// Its name in the ABI.
@@ -164,7 +164,9 @@ fn check_names(model: &InferenceModel, inputs: &[Port], outputs: &[Port]) -> Res
             .map(|&o| model.outlet_label(o).unwrap_or(&model.nodes()[o.node].name).to_owned())
             .collect()
     };
-    for (kind, ports, outlets) in [("inputs", inputs, model.inputs.as_slice()), ("outputs", outputs, &model.outputs)] {
+    for (kind, ports, outlets) in
+        [("inputs", inputs, model.inputs.as_slice()), ("outputs", outputs, &model.outputs)]
+    {
         let wanted: Vec<_> = ports.iter().map(|p| p.name).collect();
         let found = found(outlets);
         if found != wanted {

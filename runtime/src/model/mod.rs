@@ -13,8 +13,8 @@ mod window;
 
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
 
-pub use decoder::Prompt;
 pub use crate::event::Sentence;
+pub use decoder::Prompt;
 pub use golden::SelfTest;
 pub use profile::{StageCost, median_time};
 
@@ -24,17 +24,32 @@ use self::{
     surprise::{Surprise, prediction_error},
     window::{WINDOW, Window},
 };
-use crate::{Error, ErrorKind, Result, clock::MonoTime};
+pub use crate::timeline::snippet::{FRAMES, SNIPPET_SECONDS};
+use crate::{
+    Error, ErrorKind, Result,
+    clock::MonoTime,
+    frontend::{
+        mel::{MEL_BINS, MEL_FRAMES, PATCH_SAMPLES},
+        video::TENSOR_VALUES,
+    },
+    timeline::snippet::SNIPPET_SAMPLES,
+};
 
 const G: Geometry = Geometry::FORMAT_1;
-/// Video frames per snippet.
-pub const FRAMES: usize = G.frames_per_snippet;
 /// Values of one frame's input tensor: [4, 96, 128].
-pub const FRAME_VALUES: usize = 4 * G.frame_height * G.frame_width;
+pub const FRAME_VALUES: usize = TENSOR_VALUES;
 /// Values of one log-mel patch: [96, 64].
-pub const MEL_VALUES: usize = G.mel_frames * G.mel_bins;
-/// Nominal seconds between the starts of two snippets.
-pub const SNIPPET_SECONDS: f32 = 0.96;
+pub const MEL_VALUES: usize = MEL_FRAMES * MEL_BINS;
+
+// The frontends and the timeline make what the graphs of format 1 take.
+const _: () = assert!(
+    FRAMES == G.frames_per_snippet
+        && FRAME_VALUES == 4 * G.frame_height * G.frame_width
+        && MEL_FRAMES == G.mel_frames
+        && MEL_BINS == G.mel_bins
+        && PATCH_SAMPLES == G.patch_samples
+        && SNIPPET_SAMPLES == G.snippet_samples
+);
 
 const TOKEN_BLOCK: usize = G.snippet_tokens * G.dim;
 
@@ -325,7 +340,13 @@ mod latent {
     pub(super) const VALID: usize = 4;
 }
 
-fn load(bundle: &Bundle, name: &'static str, file: &GraphFile, inputs: &[Port], outputs: &[Port]) -> Result<Graph> {
+fn load(
+    bundle: &Bundle,
+    name: &'static str,
+    file: &GraphFile,
+    inputs: &[Port],
+    outputs: &[Port],
+) -> Result<Graph> {
     let bytes = bundle.read(&file.file, &file.sha256)?;
     let path = bundle.dir().join(&file.file);
     Graph::load(name, &path.display().to_string(), &bytes, inputs, outputs)

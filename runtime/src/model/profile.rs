@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Input, Model, Prompt, SNIPPET_SECONDS, FRAMES, FRAME_VALUES, MEL_VALUES, window::WINDOW};
+use super::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Prompt, SNIPPET_SECONDS, window::WINDOW};
 use crate::{
     Result,
     clock::{Clock, MonoTime},
@@ -64,7 +64,11 @@ impl Model {
 }
 
 /// Median duration of `run`.
-pub fn median_time(iterations: usize, clock: &dyn Clock, run: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+pub fn median_time(
+    iterations: usize,
+    clock: &dyn Clock,
+    run: &mut dyn FnMut() -> Result<()>,
+) -> Result<Duration> {
     let mut times = Vec::with_capacity(iterations.max(1));
     for _ in 0..iterations.max(1) {
         let start = clock.now();

@@ -37,7 +37,10 @@ impl Window {
         for (slot, start) in self.starts.iter().enumerate() {
             let start = start.filter(|_| except != Some(slot));
             valid[slot] = if start.is_some() { 1.0 } else { 0.0 };
-            #[allow(clippy::cast_possible_truncation, reason = "seconds within a window: f32 holds them to 4 µs")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "seconds within a window: f32 holds them to 4 µs"
+            )]
             let seconds = start.map_or(0.0, |s| (now.since(s) as f64 / 1e9) as f32);
             age[slot] = seconds;
         }
@@ -68,7 +71,11 @@ mod tests {
             window.ages(now, Some(window.next_slot()), &mut age, &mut valid);
             let count = valid.iter().filter(|&&v| v == 1.0).count();
             assert_eq!(count, usize::try_from(i).unwrap().min(WINDOW - 1));
-            assert!(valid.iter().zip(age).all(|(&v, a)| if v == 1.0 { a > 0.9 && a < 61.0 } else { a == 0.0 }));
+            assert!(valid.iter().zip(age).all(|(&v, a)| if v == 1.0 {
+                a > 0.9 && a < 61.0
+            } else {
+                a == 0.0
+            }));
             window.push(now);
         }
         assert_eq!(window.len(), WINDOW);

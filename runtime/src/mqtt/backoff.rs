@@ -46,6 +46,12 @@ impl Backoff {
         self.jitter(doubled(self.first, self.failures - 1, self.max))
     }
 
+    /// The wait after the broker hung up on a message that it refused: short, and it does not grow, because each of
+    /// these connections leaves one message less to send.
+    pub(super) fn after_refusal(&mut self) -> Duration {
+        self.jitter(self.first / 8)
+    }
+
     fn jitter(&mut self, nominal: Duration) -> Duration {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -82,6 +88,13 @@ mod tests {
             backoff.after(FaultKind::Unreachable, Duration::from_secs(1));
         }
         assert!(backoff.after(FaultKind::Closed, STABLE) <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_refused_message_costs_little_and_is_no_failure() {
+        let mut backoff = Backoff::new(&MqttSettings::default(), 7);
+        assert!((0..20).all(|_| backoff.after_refusal() <= Duration::from_millis(125)));
+        assert!(backoff.after(FaultKind::Unreachable, Duration::ZERO) <= Duration::from_secs(1));
     }
 
     #[test]

@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use rumqttc::{
     AsyncClient, ClientError, ConnAck, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
-    PublishOptions, PublishProperties, PublishResult, QoS,
+    PublishOptions, PublishProperties, QoS, StateError,
 };
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tracing::{debug, error, info, warn};
 
@@ -36,6 +36,27 @@ const STRIKES_CAREFUL: u32 = 2;
 const EARLY_ENDS: u32 = 4;
 /// A connection shorter than this is short.
 const EARLY: Duration = Duration::from_secs(60);
+/// A broker that closes the connection this soon after it refused a message does so because of the message.
+const REFUSAL: Duration = Duration::from_secs(2);
+/// Longest wait between tries while stopping.
+const LAST_TRIES: Duration = Duration::from_millis(100);
+
+/// The publisher is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stop {
+    /// Until then what is left is sent.
+    flush_by: Instant,
+    /// Until then everything is over.
+    end_by: Instant,
+}
+
+impl Stop {
+    /// From now on.
+    pub(super) fn within(within: Duration) -> Self {
+        let end_by = Instant::now() + within;
+        Self { flush_by: end_by - FAREWELL.min(within / 2), end_by }
+    }
+}
 
 /// How the connections of late have ended.
 #[derive(Debug, Default)]
@@ -51,45 +72,67 @@ pub(super) struct Driver {
     pub(super) url: BrokerUrl,
     pub(super) topics: Topics,
     pub(super) shared: Arc<Shared>,
-    /// Becomes `Some(time)` when the publisher is to end within that time.
-    pub(super) stopped: watch::Receiver<Option<Duration>>,
+    /// Becomes `Some` when the publisher is to end.
+    pub(super) stopped: watch::Receiver<Option<Stop>>,
 }
 
 /// How a connection, or a try, ended.
 enum End {
     Stopped,
     Lost(Fault),
+    /// The broker hung up on a message that it refused, which is settled and will not be sent again.
+    Refused(Fault),
 }
 
 /// What the broker did with the outbox's messages on a connection that has ended.
 #[derive(Clone, Copy, Debug, Default)]
 struct Verdict {
-    /// Some were acknowledged.
+    /// Some were acknowledged or refused.
     progress: bool,
+    /// One was refused just before the end.
+    refused: bool,
+    /// The broker said why it ended the connection.
+    said_why: bool,
     /// The oldest that was not.
     oldest: Option<Ticket>,
 }
 
 impl History {
     /// Looks for a message that makes the broker close the connection (older brokers do not announce their largest
-    /// packet) and for a client with our id (older brokers do not say so).
-    fn judge(&mut self, mut fault: Fault, verdict: Verdict, lasted: Duration, shared: &Shared) -> Fault {
-        if verdict.progress {
+    /// packet) and for a client with our id (older brokers do not say so). A refused message explains the end.
+    fn judge(&mut self, mut fault: Fault, verdict: Verdict, lasted: Duration, shared: &Shared) -> End {
+        if verdict.progress || verdict.refused {
             self.strikes = 0;
         }
+        if fault.kind != FaultKind::Closed || verdict.refused || verdict.said_why {
+            self.early_ends = 0;
+        }
         if fault.kind != FaultKind::Closed {
-            return fault;
+            return End::Lost(fault);
+        }
+        if verdict.refused {
+            fault.text.push_str(" after the broker refused a message: may we publish to that topic?");
+            return End::Refused(fault);
         }
         match verdict.oldest {
             Some(ticket) if !verdict.progress => self.strike(ticket, shared),
-            None if lasted < EARLY => self.early_ends += 1,
+            None if lasted < EARLY && !verdict.said_why => self.early_ends += 1,
             _ => self.early_ends = 0,
         }
         if self.early_ends >= EARLY_ENDS {
             fault.kind = FaultKind::TakenOver;
-            fault.text.push_str(": again and again: does another client use our client id?");
+            fault.text.push_str(
+                " without a word, again and again, by a broker that is there: does another client use our client id?",
+            );
         }
-        fault
+        End::Lost(fault)
+    }
+
+    /// No connection came about. A broker that is gone explains why the last one ended.
+    fn no_welcome(&mut self, fault: &Fault) {
+        if fault.kind == FaultKind::Unreachable {
+            self.early_ends = 0;
+        }
     }
 
     fn strike(&mut self, ticket: Ticket, shared: &Shared) {
@@ -122,17 +165,53 @@ impl Driver {
         let mut backoff = Backoff::new(&self.settings, self.seed());
         loop {
             let begun = Instant::now();
-            let End::Lost(fault) = self.connect().await else { break };
-            let wait = backoff.after(fault.kind, begun.elapsed());
-            self.report(&fault, wait);
-            let mut stopped = self.stopped.clone();
-            tokio::select! {
-                biased;
-                _ = stopped.wait_for(Option::is_some) => break,
-                () = sleep(wait) => {}
+            let (fault, wait) = match self.connect().await {
+                End::Stopped => break,
+                End::Lost(fault) => {
+                    let wait = backoff.after(fault.kind, begun.elapsed());
+                    self.report(&fault, wait);
+                    (fault, wait)
+                }
+                End::Refused(fault) => {
+                    // The refused message has been logged: that says it all.
+                    debug!("mqtt: {}", fault.text);
+                    self.shared.lost(&fault);
+                    (fault, backoff.after_refusal())
+                }
+            };
+            if !self.pause(fault.kind, wait).await {
+                break;
             }
         }
         self.shared.closed();
+    }
+
+    /// Waits before the next try. Returns whether there is to be one.
+    async fn pause(&self, fault: FaultKind, wait: Duration) -> bool {
+        let mut stopped = self.stopped.clone();
+        let stop = tokio::select! {
+            biased;
+            stop = stopped.wait_for(Option::is_some) => stop.ok().and_then(|stop| *stop),
+            () = sleep(wait) => return true,
+        };
+        match stop {
+            // The broker may well be there: what is left can still be sent.
+            Some(stop) if fault == FaultKind::Closed && self.shared.has_unsent() => {
+                timeout_at(stop.flush_by, sleep(wait.min(LAST_TRIES))).await.is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns when there is no use any more in waiting for the broker's welcome.
+    async fn given_up(&self) {
+        let mut stopped = self.stopped.clone();
+        let stop = stopped.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
+        if let Some(stop) = stop
+            && self.shared.has_unsent()
+        {
+            sleep_until(stop.flush_by).await;
+        }
     }
 
     /// Differs from device to device and from start to start.
@@ -162,15 +241,18 @@ impl Driver {
         };
         let capacity = usize::from(self.settings.in_flight) + 8;
         let (client, mut events) = AsyncClient::builder(options).capacity(capacity).build();
-        let mut stopped = self.stopped.clone();
         let welcome = tokio::select! {
             biased;
-            _ = stopped.wait_for(Option::is_some) => return End::Stopped,
+            () = self.given_up() => return End::Stopped,
             welcome = welcome(&mut events) => welcome,
         };
         let connack = match welcome {
             Ok(connack) => connack,
-            Err(e) => return End::Lost(Fault::of(&e, &self.url)),
+            Err(e) => {
+                let fault = Fault::of(&e, &self.url);
+                self.history.no_welcome(&fault);
+                return End::Lost(fault);
+            }
         };
         info!("mqtt: connected to {}:{} as {id}", self.url.host, self.url.port);
         self.shared.connected();
@@ -179,21 +261,22 @@ impl Driver {
         if self.history.strikes >= STRIKES_CAREFUL {
             session.window = 1;
         }
-        let lost = tokio::select! {
+        let mut stopped = self.stopped.clone();
+        let stop = tokio::select! {
             biased;
-            _ = stopped.wait_for(Option::is_some) => None,
-            e = session.work() => Some(e),
+            stop = stopped.wait_for(Option::is_some) => Some(stop.ok().and_then(|stop| *stop)),
+            () = session.work(false) => None,
         };
-        match lost {
+        if let Some(stop) = stop {
+            let stop = stop.unwrap_or_else(|| Stop::within(Duration::ZERO));
+            session.farewell(self.topics.availability(), stop).await;
+        }
+        match session.end.take() {
             Some(e) => {
-                let fault = Fault::of(&e, &self.url);
-                End::Lost(self.history.judge(fault, session.verdict(), begun.elapsed(), &self.shared))
+                let (fault, verdict) = (Fault::of(&e, &self.url), session.verdict(&e));
+                self.history.judge(fault, verdict, begun.elapsed(), &self.shared)
             }
-            None => {
-                let within = stopped.borrow().unwrap_or_default();
-                session.farewell(self.topics.availability(), within).await;
-                End::Stopped
-            }
+            None => End::Stopped,
         }
     }
 }
@@ -207,7 +290,7 @@ async fn welcome(events: &mut EventLoop) -> Result<ConnAck, ConnectionError> {
     }
 }
 
-type Settled = (Ticket, Result<PublishResult, PublishNoticeError>);
+type Settled = (Ticket, Result<(), PublishNoticeError>);
 
 /// A standing connection.
 struct Session<'a> {
@@ -217,9 +300,12 @@ struct Session<'a> {
     max_packet: usize,
     in_flight: JoinSet<Settled>,
     poller: JoinHandle<ConnectionError>,
+    /// Why the connection has ended, from the poller; which must not be asked again.
+    end: Option<ConnectionError>,
     /// Messages on their way, oldest first.
     outstanding: Vec<Ticket>,
     progress: bool,
+    refused: Option<Instant>,
 }
 
 impl Drop for Session<'_> {
@@ -249,12 +335,17 @@ impl<'a> Session<'a> {
         });
         let window = usize::from(window.max(1));
         let (in_flight, outstanding) = (JoinSet::new(), Vec::with_capacity(window));
-        Self { client, shared, window, max_packet, in_flight, poller, outstanding, progress: false }
+        let (end, progress, refused) = (None, false, None);
+        Self { client, shared, window, max_packet, in_flight, poller, end, outstanding, progress, refused }
     }
 
-    /// Sends and settles until the connection ends. May be dropped at any point.
-    async fn work(&mut self) -> ConnectionError {
-        loop {
+    /// Sends and settles until the connection ends or, when that is to be the `last` of it, until nothing is left. May be
+    /// dropped at any point.
+    async fn work(&mut self, last: bool) {
+        while self.end.is_none() {
+            if last && self.shared.is_settled() {
+                return;
+            }
             self.send_what_fits();
             tokio::select! {
                 Some(done) = self.in_flight.join_next() => {
@@ -263,12 +354,10 @@ impl<'a> Session<'a> {
                     }
                 }
                 () = self.shared.wake.notified() => {}
-                ended = &mut self.poller => {
-                    self.settle_the_rest().await;
-                    return ended.unwrap_or(ConnectionError::RequestsDone);
-                }
+                ended = &mut self.poller => self.end = Some(ended.unwrap_or(ConnectionError::RequestsDone)),
             }
         }
+        self.settle_the_rest().await;
     }
 
     /// Takes the acknowledgements that came just before the end: a broker may refuse a message and hang up at once.
@@ -297,7 +386,8 @@ impl<'a> Session<'a> {
         match self.client.try_publish_tracked(message.topic, message.payload, options) {
             Ok(notice) => {
                 self.outstanding.push(ticket);
-                self.in_flight.spawn(async move { (ticket, notice.wait_async().await) });
+                // Not `wait_async`, for which a refusal is as good as any other answer.
+                self.in_flight.spawn(async move { (ticket, notice.wait_completion_async().await) });
             }
             // The connection is ending: the message is still in the outbox and the poller says why.
             Err(ClientError::RequestChannelDisconnected(_)) => {}
@@ -307,14 +397,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn verdict(&self) -> Verdict {
-        Verdict { progress: self.progress, oldest: self.outstanding.first().copied() }
+    fn verdict(&self, end: &ConnectionError) -> Verdict {
+        Verdict {
+            progress: self.progress,
+            refused: self.refused.is_some_and(|at| at.elapsed() < REFUSAL),
+            said_why: matches!(end, ConnectionError::MqttState(StateError::ServerDisconnect { .. })),
+            oldest: self.outstanding.first().copied(),
+        }
     }
 
     fn settle(&mut self, (ticket, outcome): Settled) {
         match outcome {
-            Ok(_) => self.settled(ticket, false),
-            Err(PublishNoticeError::V5PubAck(reason)) => self.poison(ticket, &format!("{reason:?}")),
+            Ok(()) => self.settled(ticket, false),
+            Err(PublishNoticeError::V5PubAck(reason)) => {
+                self.refused = Some(Instant::now());
+                self.poison(ticket, &format!("{reason:?}"));
+            }
             Err(PublishNoticeError::RetainNotSupported) => {
                 self.poison(ticket, "the broker keeps no retained messages")
             }
@@ -334,12 +432,13 @@ impl<'a> Session<'a> {
         self.shared.settle(ticket, poison);
     }
 
-    /// Sends what is left while time allows, then `offline`, then DISCONNECT.
-    async fn farewell(mut self, availability: String, within: Duration) {
-        let end = Instant::now() + within;
-        let flushed = timeout_at(end - FAREWELL.min(within / 2), self.work_until_settled()).await;
-        if flushed.is_err() {
+    /// Sends what is left while time allows, then `offline`, then DISCONNECT; unless the connection ends before.
+    async fn farewell(&mut self, availability: String, stop: Stop) {
+        if timeout_at(stop.flush_by, self.work(true)).await.is_err() {
             warn!("mqtt: stopped with messages left");
+        }
+        if self.end.is_some() {
+            return;
         }
         let offline = PublishOptions::at_least_once().retained();
         let goodbye = async {
@@ -347,19 +446,9 @@ impl<'a> Session<'a> {
                 let _ = notice.wait_async().await;
             }
         };
-        let _ = timeout(FAREWELL.min(within / 2) / 2, goodbye).await;
+        let _ = timeout_at(stop.flush_by + (stop.end_by - stop.flush_by) / 2, goodbye).await;
         let _ = self.client.try_disconnect_now();
-        let _ = timeout_at(end, &mut self.poller).await;
-    }
-
-    async fn work_until_settled(&mut self) {
-        while !self.shared.is_settled() {
-            self.send_what_fits();
-            tokio::select! {
-                Some(Ok(settled)) = self.in_flight.join_next() => self.settle(settled),
-                _ = &mut self.poller => return,
-            }
-        }
+        let _ = timeout_at(stop.end_by, &mut self.poller).await;
     }
 }
 

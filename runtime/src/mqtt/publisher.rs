@@ -57,7 +57,7 @@ impl MqttStatus {
 #[derive(Debug)]
 pub struct MqttPublisher {
     shared: Arc<Shared>,
-    stop: watch::Sender<Option<Duration>>,
+    stop: watch::Sender<Option<driver::Stop>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -166,7 +166,8 @@ impl MqttPublisher {
     }
 
     /// Ends within `within`: sends what is left as far as time allows, then the retained `offline`, then closes the
-    /// connection in order. Returns how things stood at the end.
+    /// connection in order. A broker that is only just being connected to, or that hung up, gets another chance as long
+    /// as messages are left; one that cannot be reached does not. Returns how things stood at the end.
     pub fn shutdown(mut self, within: Duration) -> MqttStatus {
         self.end(within);
         self.shared.status()
@@ -174,7 +175,7 @@ impl MqttPublisher {
 
     fn end(&mut self, within: Duration) {
         self.shared.lock().closed = true;
-        let _ = self.stop.send(Some(within));
+        let _ = self.stop.send(Some(driver::Stop::within(within)));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -280,6 +281,11 @@ impl Shared {
     /// Whether everything accepted has been settled.
     pub(super) fn is_settled(&self) -> bool {
         self.lock().is_settled()
+    }
+
+    /// Whether messages are left that must not be lost.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.lock().outbox.counts().queued > 0
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

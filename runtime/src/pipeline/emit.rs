@@ -5,7 +5,7 @@ use std::io::Write;
 use super::Product;
 use crate::{
     Error, Result,
-    mqtt::{Message, Publisher, Topics},
+    mqtt::{Message, Publisher, State, Surprise, Topics},
 };
 
 /// Serialises what the processor makes and hands it on.
@@ -49,10 +49,29 @@ impl<'a> Emitter<'a> {
             self.write_line(&payload);
         }
         if let Some(publisher) = self.publisher {
-            let message = Message { expiry: Some(self.expiry), ..Message::new(topic, payload) };
-            if let Err(refused) = publisher.publish(message) {
-                tracing::warn!(%refused, "an event was not taken for publishing");
-            }
+            self.send(publisher, Ok(Message::new(topic, payload).expires_after(self.expiry)));
+        }
+    }
+
+    /// Publishes what the device is and does; the broker keeps it.
+    pub fn state(&self, state: &State) {
+        if let Some(publisher) = self.publisher {
+            self.send(publisher, Message::json(self.topics.state(), state).map(Message::retained));
+        }
+    }
+
+    /// Publishes how unusual a snippet was, if the broker is there to take it.
+    pub fn surprise(&self, surprise: &Surprise) {
+        if let Some(publisher) = self.publisher {
+            self.send(publisher, Message::json(self.topics.surprise(), surprise).map(Message::volatile));
+        }
+    }
+
+    fn send(&self, publisher: &dyn Publisher, message: Result<Message>) {
+        match message.map(|m| publisher.publish(m)) {
+            Ok(Ok(())) => {}
+            Ok(Err(refused)) => tracing::warn!(%refused, "a message was not taken for publishing"),
+            Err(error) => tracing::error!(%error, "a message could not be written as JSON"),
         }
     }
 

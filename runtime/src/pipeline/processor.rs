@@ -8,8 +8,8 @@ use crate::{
     Result,
     clock::{Clock, MonoTime},
     event::{
-        EndReason, Event, EventEngine, EventIdentity, EventSettings, LabelRef, Narrator, Scores, Sense, Sentence,
-        SnippetInfo, Why,
+        EndReason, Event, EventEngine, EventIdentity, EventSettings, LabelRef, Narrator, Scores, Sense,
+        Sentence, SnippetInfo, Why,
     },
     frontend::{mel::LogMel, video::frame_tensor},
     model::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Output, Prompt},
@@ -35,6 +35,12 @@ pub struct Report {
     pub end: MonoTime,
     /// Time from the first pixel to the last event.
     pub cost: std::time::Duration,
+    /// How unusual it was (z-score), where defined.
+    pub surprise: Option<f32>,
+    /// Drift of the sound card's clock in parts per million, once known.
+    pub drift_ppm: Option<f32>,
+    /// Resets of the model's state so far.
+    pub resets: u64,
 }
 
 /// Frontends, model and event engine with their buffers; allocates nothing of its own per snippet but the events.
@@ -110,14 +116,21 @@ impl Processor {
         look(self.model.manifest(), &output);
         let end = snippet.end();
         if output.reset {
-            tracing::warn!(snippet = snippet.index, resets = self.model.resets(), "model state was not finite: reset");
+            tracing::warn!(
+                snippet = snippet.index,
+                resets = self.model.resets(),
+                "model state was not finite: reset"
+            );
             self.engine.finish(EndReason::Reset, end, &mut |event| sink(Product::Event(event)));
         } else {
             self.raise(snippet, &output, sink);
         }
+        let surprise = output.surprise;
         self.model.return_output(output);
-        let cost = std::time::Duration::from_nanos(u64::try_from(self.clock.now().since(started)).unwrap_or(0));
-        Ok(Report { index: snippet.index, end, cost })
+        let cost =
+            std::time::Duration::from_nanos(u64::try_from(self.clock.now().since(started)).unwrap_or(0));
+        let resets = self.model.resets();
+        Ok(Report { index: snippet.index, end, cost, surprise, drift_ppm: snippet.drift_ppm, resets })
     }
 
     /// Ends every open event.

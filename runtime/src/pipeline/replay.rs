@@ -59,8 +59,8 @@ pub struct Replay<'a> {
 pub trait Listener {
     /// Something to publish.
     fn product(&mut self, product: Product);
-    /// A snippet is done. An error ends the replay.
-    fn report(&mut self, report: &Report) -> Result<()>;
+    /// A snippet is done; `counters` are the assembler's so far. An error ends the replay.
+    fn report(&mut self, report: &Report, counters: &AssemblerCounters) -> Result<()>;
 }
 
 impl<'a> Replay<'a> {
@@ -78,7 +78,13 @@ impl<'a> Replay<'a> {
 
     /// Plays it to its end. `epoch` is where the clip's time 0 stands on the clock (real time only); `stop` ends it
     /// early. Every open event is ended.
-    pub fn run(mut self, speed: Speed, epoch: MonoTime, stop: &AtomicBool, to: &mut dyn Listener) -> Result<Summary> {
+    pub fn run(
+        mut self,
+        speed: Speed,
+        epoch: MonoTime,
+        stop: &AtomicBool,
+        to: &mut dyn Listener,
+    ) -> Result<Summary> {
         match speed {
             Speed::Full => self.run_full_speed(stop, to)?,
             Speed::RealTime => self.run_real_time(epoch, stop, to)?,
@@ -136,10 +142,12 @@ impl<'a> Replay<'a> {
             let mut work = || -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
                     let assembler = &mut self.assembler;
-                    if drain(&mut audio_out, &audio_status, &mut audio_over, |b| _ = assembler.push_audio(b)) {
+                    if drain(&mut audio_out, &audio_status, &mut audio_over, |b| _ = assembler.push_audio(b))
+                    {
                         assembler.audio_ended();
                     }
-                    if drain(&mut video_out, &video_status, &mut video_over, |f| _ = assembler.push_frame(f)) {
+                    if drain(&mut video_out, &video_status, &mut video_over, |f| _ = assembler.push_frame(f))
+                    {
                         assembler.video_ended();
                     }
                     let now = MonoTime(clock.now().since(epoch));
@@ -165,7 +173,7 @@ impl<'a> Replay<'a> {
         let report = self.processor.step(&self.snippet, &mut |product| to.product(product))?;
         self.summary.busy += report.cost;
         self.summary.end = report.end;
-        to.report(&report)
+        to.report(&report, &self.assembler.counters())
     }
 }
 
@@ -220,8 +228,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Puller<Box<dyn AudioSource>, Block> {
     fn pull(&mut self, to: &mut Assembler, warnings: &mut Vec<String>) {
-        let over =
-            self.pull_with(|s, b| s.read(b, PATIENCE), |s| s.warning(), |block| to.push_audio(block), warnings);
+        let over = self.pull_with(
+            |s, b| s.read(b, PATIENCE),
+            |s| s.warning(),
+            |block| to.push_audio(block),
+            warnings,
+        );
         if over {
             to.audio_ended();
         }
@@ -230,8 +242,12 @@ impl Puller<Box<dyn AudioSource>, Block> {
 
 impl Puller<Box<dyn VideoSource>, Frame> {
     fn pull(&mut self, to: &mut Assembler, warnings: &mut Vec<String>) {
-        let over =
-            self.pull_with(|s, f| s.read(f, PATIENCE), |s| s.warning(), |frame| to.push_frame(frame), warnings);
+        let over = self.pull_with(
+            |s, f| s.read(f, PATIENCE),
+            |s| s.warning(),
+            |frame| to.push_frame(frame),
+            warnings,
+        );
         if over {
             to.video_ended();
         }

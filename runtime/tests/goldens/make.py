@@ -3,8 +3,8 @@
     PYTHONPATH=models/train python runtime/tests/goldens/make.py
 
 Inputs are made by formulas that the Rust tests repeat (`runtime/src/frontend/golden_tests.rs`), so only outputs are
-stored: log-mel patches as little-endian f32, every second row of small
-frames as RGB bytes and of a tensor as i16.
+stored: log-mel patches as little-endian f32, every second row of small frames as RGB bytes and of a tensor as
+i16.
 """
 from pathlib import Path
 

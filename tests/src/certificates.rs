@@ -1,0 +1,56 @@
+//! Certificates for a test, made by the openssl program.
+
+use std::{fs, path::Path, process::Command};
+
+/// Whether there is an openssl program to make them with.
+#[must_use]
+pub fn have_openssl() -> bool {
+    Command::new("openssl").arg("version").output().is_ok_and(|o| o.status.success())
+}
+
+/// Makes an authority: `<name>.pem` and `<name>.key` in `dir`.
+///
+/// # Panics
+/// When openssl fails.
+pub fn make_authority(dir: &Path, name: &str) {
+    let config = "[req]\nprompt = no\ndistinguished_name = dn\nx509_extensions = ca\n[dn]\nCN = girasol test authority\n\
+                  [ca]\nbasicConstraints = critical,CA:TRUE\nkeyUsage = critical,keyCertSign\n";
+    fs::write(dir.join(format!("{name}.cnf")), config).expect("a configuration");
+    openssl(
+        dir,
+        &format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+             -config {name}.cnf -keyout {name}.key -out {name}.pem"
+        ),
+    );
+}
+
+/// Makes a server's certificate for `subject` (as `IP:127.0.0.1`), signed by `authority`: `server.pem` and `server.key`.
+///
+/// # Panics
+/// When openssl fails.
+pub fn make_server(dir: &Path, authority: &str, subject: &str) {
+    let config = format!(
+        "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\nCN = broker\n[server]\nbasicConstraints = CA:FALSE\n\
+         extendedKeyUsage = serverAuth\nsubjectAltName = {subject}\n"
+    );
+    fs::write(dir.join("server.cnf"), config).expect("a configuration");
+    openssl(
+        dir,
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config server.cnf \
+         -keyout server.key -out server.csr",
+    );
+    openssl(
+        dir,
+        &format!(
+            "x509 -req -in server.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 2 \
+             -extfile server.cnf -extensions server -out server.pem"
+        ),
+    );
+}
+
+fn openssl(dir: &Path, arguments: &str) {
+    let output = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output();
+    let output = output.expect("the openssl program");
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
