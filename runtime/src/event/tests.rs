@@ -25,7 +25,7 @@ fn manifest() -> Manifest {
                    "decoder": graph},
         "labels": {"audible": [label("dog_bark", 1), label("rain", 2)], "visible": [label("dog", 1), label("cat", 2)]},
         "sources": {"dog_bark": ["dog"]},
-        "text": {"vocab": ["<pad>"], "pad": 0, "bos": 0, "eos": 0, "unk": 0, "max_output": 1,
+        "text": {"vocab": ["<pad>"], "pad": 0, "bos": 0, "eos": 0, "unk": 0, "max_output": 1, "max_question": 20,
                  "prompts": {"event": [], "caption": [], "ask": []}},
         "quantisation": {}, "training": {},
     });

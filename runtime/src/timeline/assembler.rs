@@ -23,6 +23,9 @@ pub const WINDOW: usize = 6;
 /// Snippets that may be due before the older ones are skipped.
 const MAX_BACKLOG: u64 = 2;
 
+/// No time stamp is further from zero, in nanoseconds (36 years): sums of a few of them cannot overflow.
+const LATEST: i64 = 1 << 60;
+
 /// What there is to assemble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AssemblerConfig {
@@ -60,6 +63,11 @@ pub enum Poll {
     Ended,
 }
 
+/// A driver that gives nonsense must not be able to stop the timeline.
+fn is_plausible(time: MonoTime) -> bool {
+    time.0.unsigned_abs() <= LATEST.unsigned_abs()
+}
+
 /// What happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AssemblerCounters {
@@ -87,6 +95,8 @@ pub struct AssemblerCounters {
     pub frames_lost_by_source: u64,
     /// Pushes refused with [`Push::Full`].
     pub full: u64,
+    /// Pieces whose time stamp was decades away; left out.
+    pub implausible: u64,
 }
 
 /// What is known about one source.
@@ -148,6 +158,10 @@ impl Assembler {
 
     /// Takes samples, in any order, split in any way.
     pub fn push_audio(&mut self, block: &Block) -> Push {
+        if !is_plausible(block.time) {
+            self.counters.implausible += 1;
+            return Push::Accepted;
+        }
         let origin = *self.origin.get_or_insert(block.time);
         let push = self.sound.push(block, block.time.since(origin), &mut self.counters);
         self.counters.full += u64::from(push == Push::Full);
@@ -156,6 +170,10 @@ impl Assembler {
 
     /// Takes a frame, in any order.
     pub fn push_frame(&mut self, frame: &Frame) -> Push {
+        if !is_plausible(frame.time) {
+            self.counters.implausible += 1;
+            return Push::Accepted;
+        }
         let origin = *self.origin.get_or_insert(frame.time);
         let push = self.picture.push(frame, frame.time.since(origin), &mut self.counters);
         self.counters.full += u64::from(push == Push::Full);
@@ -248,6 +266,7 @@ impl Assembler {
     /// than two are due it skips to the newest.
     pub fn poll(&mut self, now: Option<MonoTime>, out: &mut Snippet) -> Poll {
         let Some(origin) = self.origin else { return self.nothing_yet() };
+        let now = now.map(|now| MonoTime(now.0.clamp(-LATEST, LATEST)));
         let due = now.map_or(0, |now| index_of((now - self.config.grace).since(origin)));
         if due > self.next + MAX_BACKLOG && self.data_end() > start_of(self.next) {
             self.counters.skipped += due - 1 - self.next;
