@@ -134,9 +134,9 @@ fn nothing_of_the_media_is_in_messages_files_or_logs() {
     fs::write(home.path().join("girasol.toml"), config).unwrap();
     for argument in ["--full-speed", "--progress=json"] {
         let mut command = girasol(["replay", argument, "--config", "girasol.toml", "--bundle"]);
-        let _ = command.arg(bundle().canonicalize().unwrap()).arg(&clip).args(["--events", "events"]);
+        command.arg(bundle().canonicalize().unwrap()).arg(&clip).args(["--events", "events"]);
         for variable in ["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
-            let _ = command.env(variable, home.path());
+            command.env(variable, home.path());
         }
         let outcome =
             run(command.current_dir(home.path()).env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full"));

@@ -84,7 +84,7 @@ fn real_time_raises_the_events_of_full_speed() {
     for _ in 0..5 {
         let file = dir.path().join("events");
         let mut command = girasol(["replay", "--no-mqtt", "--bundle"]);
-        let _ = command.arg(bundle()).arg(&clip).arg("--config").arg(&config).arg("--events").arg(&file);
+        command.arg(bundle()).arg(&clip).arg("--config").arg(&config).arg("--events").arg(&file);
         let counted = counted(&run(&mut command).success());
         if counted["skipped"] == 0 && counted["dropped"] == 0 {
             assert_eq!(begun(&parsed(&fs::read(&file).unwrap())), expected);
