@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     ops::ControlFlow,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +18,8 @@ use girasol::{
     },
 };
 use girasol_tests::{
-    Broker, Received, Relay, Subscriber, have_openssl, make_authority, make_server, wait_until,
+    Broker, Received, Relay, Subscriber, have_openssl, keeps_to_schema, make_authority, make_server,
+    wait_until,
 };
 use serde_json::{Value, json};
 
@@ -416,12 +416,6 @@ fn story() -> (Vec<girasol::event::Event>, Vec<girasol::event::Why>) {
     (events, std::iter::from_fn(|| engine.pop_why()).collect())
 }
 
-fn schema(name: &str) -> jsonschema::Validator {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/reference/schemas/{name}.json"));
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    jsonschema::draft202012::new(&schema).unwrap()
-}
-
 #[test]
 fn everything_published_keeps_to_its_schema() {
     let broker = Broker::start();
@@ -450,14 +444,14 @@ fn everything_published_keeps_to_its_schema() {
             "availability" => Value::String(message.payload.clone()),
             _ => serde_json::from_str(&message.payload).unwrap(),
         };
-        let errors: Vec<_> = schema(what).iter_errors(&payload).map(|e| e.to_string()).collect();
+        let errors = keeps_to_schema(what, &payload);
         assert!(errors.is_empty(), "{}: {}: {errors:?}", message.topic, message.payload);
     }
     let kinds: BTreeSet<_> = received.iter().map(|r| r.topic.as_str()).collect();
     assert_eq!(kinds.len(), 5, "{kinds:?}");
     let mut broken = serde_json::to_value(&events[0]).unwrap();
     broken["reason"] = "faded".into();
-    assert!(!schema("event").is_valid(&broken), "a schema that takes anything proves nothing");
+    assert!(!keeps_to_schema("event", &broken).is_empty(), "a schema that takes anything proves nothing");
 }
 
 #[test]

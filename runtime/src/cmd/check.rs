@@ -47,7 +47,8 @@ impl Check {
         let config = self.config.load();
         verdicts.add("configuration", &config.as_ref().map(describe_config).map_err(clone_error));
         if let Ok(config) = config {
-            verdicts.add("model bundle", &check_bundle(&config));
+            let bundle = self.config.open_bundle(&config);
+            verdicts.add("model bundle", &bundle.and_then(|bundle| check_bundle(&config, &bundle)));
             verdicts.add("ffmpeg", &Ok(check_ffmpeg()));
             if !self.no_mqtt {
                 verdicts.add("broker", &check_broker(&config));
@@ -66,13 +67,12 @@ fn describe_config(config: &Config) -> String {
 }
 
 /// Every file's hash, the ABI, the labels that the configuration names, and the golden run.
-fn check_bundle(config: &Config) -> Result<String> {
-    let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
-    let mut model = Model::load(&bundle)?;
+fn check_bundle(config: &Config, bundle: &Bundle) -> Result<String> {
+    let mut model = Model::load(bundle)?;
     let origin = Origin::Replay { clip: String::new(), bundle: String::new() };
     let identity = EventIdentity { device: config.device.name.clone(), origin };
     EventEngine::new(model.manifest(), config.event_settings(), identity)?;
-    let test = match model.self_test(&bundle)? {
+    let test = match model.self_test(bundle)? {
         Some(test) => format!("self-test within {:.0e} of the reference", test.max_difference),
         None => "no self-test in it".into(),
     };

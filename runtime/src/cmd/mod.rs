@@ -13,6 +13,7 @@ use girasol::{
     Result,
     config::{Config, LogFormat, LogLevel},
 };
+use girasol_model::Bundle;
 
 /// Turns what a camera and a microphone take in into text events over MQTT. Pictures and sound never leave the process.
 #[derive(Debug, Parser)]
@@ -52,6 +53,13 @@ impl ConfigArgs {
         }
         start_logging(&config);
         Ok(config)
+    }
+
+    /// Opens the bundle that `config` names and holds the labels in `config` against it.
+    fn open_bundle(&self, config: &Config) -> Result<Bundle> {
+        let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
+        config.check_labels(&bundle.manifest().labels, self.config.as_deref())?;
+        Ok(bundle)
     }
 }
 

@@ -20,7 +20,6 @@ use girasol::{
     source::clip::{Clip, Want},
     timeline::AssemblerCounters,
 };
-use girasol_model::Bundle;
 
 use super::rss_kib;
 
@@ -74,7 +73,7 @@ impl Replay {
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
         let want = Want { audio: !self.video_only, video: !self.audio_only };
         let clip = Clip::open(&self.clip, want)?;
-        let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
+        let bundle = self.config.open_bundle(&config)?;
         let identity = |bundle: &str| EventIdentity {
             device: config.device.name.clone(),
             origin: Origin::Replay { clip: clip.id_hex(), bundle: bundle.to_owned() },
@@ -87,6 +86,8 @@ impl Replay {
         };
         let (summary, events) = self.play(&config, clip, &mut processor, &clock, publisher.as_ref())?;
         let unsent = publisher.map_or(0, |p| {
+            // Also for a broker that is not there yet, for which `shutdown` would not wait.
+            let _ = p.flush(FAREWELL);
             let counts = p.shutdown(FAREWELL).outbox;
             counts.queued + counts.dropped + counts.expired + counts.poison
         });
@@ -107,7 +108,7 @@ impl Replay {
         let expiry = settings.event_expiry;
         let mut emitter = Emitter::new(topics, expiry, publisher.map(|p| p as &dyn Publisher));
         if let Some(path) = &self.events {
-            emitter = emitter.also_to(open_lines(path)?);
+            emitter = emitter.also_to(path.display().to_string(), open_lines(path)?);
         }
         let (speed, epoch) = match self.full_speed {
             true => (Speed::Full, MonoTime(0)),
@@ -140,6 +141,7 @@ impl Replay {
         tracing::info!(
             snippets = c.delivered,
             skipped = c.skipped,
+            dropped = summary.dropped,
             events,
             seconds = position,
             busy_ms = u64::try_from(summary.busy.as_millis()).unwrap_or(u64::MAX),
@@ -265,7 +267,9 @@ impl Listener for Session<'_> {
         }
         if self.speed == Speed::Full
             && let Some(publisher) = self.publisher
-            && publisher.status().outbox.queued > 512
+            && let status = publisher.status()
+            && status.connected
+            && status.outbox.queued > 512
         {
             // Nothing may be dropped from the queue only because the clip runs faster than life.
             let _ = publisher.flush(FAREWELL);

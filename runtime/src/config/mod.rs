@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use girasol_model::ThresholdChoice;
+use girasol_model::{Labels, ThresholdChoice};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::{reference::reference, span::Span};
@@ -426,6 +426,26 @@ impl Config {
             ..EventSettings::default()
         }
     }
+
+    /// Refuses a label that the bundle does not know. `path` is where the configuration was read from, as in
+    /// [`Self::load`]: the error names file, line and key.
+    pub fn check_labels(&self, labels: &Labels, path: Option<&Path>) -> Result<()> {
+        for (name, sense, known) in
+            [("hear", &self.hear, &labels.audible), ("see", &self.see, &labels.visible)]
+        {
+            let Some(unknown) = sense.labels.keys().find(|id| known.iter().all(|l| l.id != **id)) else {
+                continue;
+            };
+            let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let key = format!("{name}.labels.{unknown}");
+            let (line, file) = (find_table(&text, &key), file.display());
+            let known: Vec<_> = known.iter().map(|l| l.id.as_str()).collect();
+            let what = format!("{file}:{line}: key `{key}`: the bundle has no such label");
+            return Err(Error::new(ErrorKind::Config, what).help(format!("it has {}", known.join(", "))));
+        }
+        Ok(())
+    }
 }
 
 /// Line number (from 1) and dotted key at byte `at` of a TOML text, for error messages.
@@ -446,6 +466,19 @@ fn locate(text: &str, at: usize) -> (usize, String) {
         (false, Some(own)) => format!("{table}.{own}"),
     };
     (line, key)
+}
+
+/// The first line of the table `key` or of a key in it; 1 if it is not written in the usual form.
+fn find_table(text: &str, key: &str) -> usize {
+    let mut at = 0;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let here = locate(text, at).1;
+        if here.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
+            return number + 1;
+        }
+        at += line.len();
+    }
+    1
 }
 
 /// The line that sets the dotted `key`; 1 if it is not set in the usual form.

@@ -14,6 +14,8 @@ pub struct Emitter<'a> {
     expiry: std::time::Duration,
     publisher: Option<&'a dyn Publisher>,
     lines: Option<Box<dyn Write + 'a>>,
+    /// What the lines are written to, for errors.
+    file: String,
     fault: Option<Error>,
     events: u64,
 }
@@ -22,13 +24,13 @@ impl<'a> Emitter<'a> {
     /// Publishes below `topics`, if there is a publisher; messages expire after `expiry`.
     #[must_use]
     pub fn new(topics: Topics, expiry: std::time::Duration, publisher: Option<&'a dyn Publisher>) -> Self {
-        Self { topics, expiry, publisher, lines: None, fault: None, events: 0 }
+        Self { topics, expiry, publisher, lines: None, file: String::new(), fault: None, events: 0 }
     }
 
-    /// Writes each event as a line of JSON, too.
+    /// Writes each event as a line of JSON, too; `file` names the place in errors.
     #[must_use]
-    pub fn also_to(mut self, lines: Box<dyn Write + 'a>) -> Self {
-        self.lines = Some(lines);
+    pub fn also_to(mut self, file: String, lines: Box<dyn Write + 'a>) -> Self {
+        (self.file, self.lines) = (file, Some(lines));
         self
     }
 
@@ -87,7 +89,7 @@ impl<'a> Emitter<'a> {
     /// Writes out what is buffered.
     pub fn flush(&mut self) -> Result<()> {
         if let Some(lines) = &mut self.lines {
-            lines.flush().map_err(|e| Error::io("events file", e))?;
+            lines.flush().map_err(|e| lost(&self.file, e))?;
         }
         self.check()
     }
@@ -97,9 +99,11 @@ impl<'a> Emitter<'a> {
         if let Err(e) = lines.write_all(payload).and_then(|()| lines.write_all(b"\n")) {
             // One report, then no more tries: a full disk stays full for a while.
             self.lines = None;
-            self.fault.get_or_insert(
-                Error::io("events file", e).help("is the disk full? events are lost from here on"),
-            );
+            self.fault.get_or_insert(lost(&self.file, e));
         }
     }
+}
+
+fn lost(file: &str, error: std::io::Error) -> Error {
+    Error::io(file, error).help("events could not be written there: is the disk full?")
 }
