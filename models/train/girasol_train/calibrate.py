@@ -76,19 +76,28 @@ def run_scenes(fusion: Fusion, pool: Pool, seed: int, repeats: int = 1) -> dict[
 
 
 def platt(logits: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """(scale, offset) of the logit, by a few Newton steps with a prior towards (1, 0)."""
-    x, y = logits[weight > 0].astype(np.float64), target[weight > 0] >= 0.5
-    a, b = 1.0, 0.0
+    """(scale, offset) of the logit, by damped Newton steps with a prior towards (1, 0); never worse than that."""
+    x, y = logits[weight > 0].astype(np.float64), (target[weight > 0] >= 0.5).astype(np.float64)
+    best = np.array([1.0, 0.0])
     if y.sum() < MIN_EVENTS:
-        return a, b
-    for _ in range(30):
-        p = 1.0 / (1.0 + np.exp(-np.clip(a * x + b, -30, 30)))
+        return 1.0, 0.0
+
+    def cost(at: np.ndarray) -> float:
+        z = at[0] * x + at[1]
+        return float((np.logaddexp(0.0, z) - y * z).sum() + 2.5 * (at[0] - 1.0) ** 2 + at[1] ** 2)
+
+    for _ in range(20):
+        p = 1.0 / (1.0 + np.exp(-np.clip(best[0] * x + best[1], -30, 30)))
         v = p * (1.0 - p)
-        gradient = np.array([(p - y) @ x + 5.0 * (a - 1.0), (p - y).sum() + 2.0 * b])
+        gradient = np.array([(p - y) @ x + 5.0 * (best[0] - 1.0), (p - y).sum() + 2.0 * best[1]])
         hessian = np.array([[v @ (x * x) + 5.0, v @ x], [v @ x, v.sum() + 2.0]])
         step = np.linalg.solve(hessian, gradient)
-        a, b = float(np.clip(a - step[0], 0.3, 3.0)), float(np.clip(b - step[1], -5.0, 5.0))
-    return a, b
+        tries = [np.clip(best - step * 0.5**k, [0.5, -4.0], [2.0, 4.0]) for k in range(6)]
+        better = next((t for t in tries if cost(t) < cost(best) - 1e-9), None)
+        if better is None:
+            break
+        best = better
+    return float(best[0]), float(best[1])
 
 
 @torch.no_grad()
