@@ -1,4 +1,9 @@
 //! The publisher against a real mosquitto that dies, comes late, refuses and forgets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test: it may panic, and it measures real time"
+)]
 
 use std::{
     collections::BTreeSet,
