@@ -39,7 +39,7 @@ STAGED = {"scenes": 24, "seed": 11}
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
-    "(attributions: models/MODEL_CARD.md)"
+    "(attributions: ATTRIBUTION.md)"
 )
 
 
@@ -138,7 +138,10 @@ def run_export(job: Job) -> None:
         "licences": LICENCES,
         "date": datetime.date.today().isoformat(),
         "encoders": {"audio": scenes.file_hash(job.audio_checkpoint), "video": scenes.file_hash(job.video_checkpoint)},
-        "snippets": {k: len(scenes.shard_paths(job.work, k, "train")) * scenes.SHARD * scenes.SNIPPETS for k in SHARDS},
+        "snippets": {
+            kind: len(list(folder.glob(f"{kind}-train-*.npz"))) * scenes.SHARD * scenes.SNIPPETS
+            for kind, folder in zip(SHARDS, job.folders(), strict=True)
+        },
         "fusion_steps": saved["step"],
         "warm_start_steps": torch.load(job.init, map_location="cpu", weights_only=True)["step"] if job.init else 0,
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
