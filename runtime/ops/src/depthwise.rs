@@ -254,7 +254,8 @@ impl Depthwise {
         match self.kernel {
             Kernel::Scalar => scalar::depthwise_row(self, rows, results),
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon | Kernel::NeonDotprod => neon::depthwise_row(self, rows, results),
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::depthwise_row(self, rows, results) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::depthwise_row(self, rows, results) },
@@ -325,7 +326,8 @@ impl FloatDepthwise {
     fn run_row(&self, rows: &[&[f32]], results: &mut [f32]) {
         match self.kernel {
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon | Kernel::NeonDotprod => neon::float_depthwise_row(self, rows, results),
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::float_depthwise_row(self, rows, results) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2` and `fma`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::float_depthwise_row(self, rows, results) },

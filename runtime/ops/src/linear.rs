@@ -99,7 +99,8 @@ impl Linear {
         match self.kernel {
             Kernel::Scalar => scalar::linear(self, input, output),
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => neon::linear(self, input, output),
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon => unsafe { neon::linear(self, input, output) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `dotprod`.
             Kernel::NeonDotprod => unsafe { dotprod::linear(self, input, output) },

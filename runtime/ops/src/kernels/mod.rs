@@ -54,7 +54,7 @@ impl Kernel {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => true,
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "x86_64")]

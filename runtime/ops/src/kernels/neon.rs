@@ -21,13 +21,15 @@ use crate::{
 const ROWS: usize = 4;
 const PANEL: usize = 4;
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 pub(super) fn load_i8x16(values: &[i8; 16]) -> int8x16_t {
     // SAFETY: the reference covers the 16 bytes read.
     unsafe { vld1q_s8(values.as_ptr()) }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 pub(super) fn load_i32x4(values: &[i32; 4]) -> int32x4_t {
     // SAFETY: the reference covers the 16 bytes read.
     unsafe { vld1q_s32(values.as_ptr()) }
@@ -42,7 +44,8 @@ pub(super) struct Requantise {
 }
 
 impl Requantise {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     pub(super) fn load(channels: ChannelBlock<'_, 4>) -> Self {
         Self {
             bias: load_i32x4(channels.bias),
@@ -53,12 +56,14 @@ impl Requantise {
 
     /// SQDMULH floors and SRSHL rounds halves upwards: together the one rounding of `Multiplier::apply`. Narrowing to
     /// i16 saturates far outside i8.
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     pub(super) fn apply(self, sum: int32x4_t) -> int16x4_t {
         self.apply_biased(vaddq_s32(sum, self.bias))
     }
 
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     fn apply_biased(self, acc: int32x4_t) -> int16x4_t {
         vqmovn_s32(vrshlq_s32(vqdmulhq_s32(acc, self.mantissa), self.left_shift))
     }
@@ -73,7 +78,8 @@ pub(super) struct ClampRegisters {
 }
 
 impl ClampRegisters {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     pub(super) fn new(clamp: Clamp) -> Self {
         Self {
             zero_point: vdupq_n_s16(i16::from(clamp.zero_point)),
@@ -82,13 +88,15 @@ impl ClampRegisters {
         }
     }
 
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     pub(super) fn apply(self, q: [int16x8_t; 2]) -> int8x16_t {
         let [low, high] = q.map(|q| vqmovn_s16(vqaddq_s16(q, self.zero_point)));
         vminq_s8(vmaxq_s8(vcombine_s8(low, high), self.low), self.high)
     }
 
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     pub(super) fn apply_half(self, q: int16x8_t) -> int8x8_t {
         let q = vqmovn_s16(vqaddq_s16(q, self.zero_point));
         vget_low_s8(vminq_s8(vmaxq_s8(vcombine_s8(q, q), self.low), self.high))
@@ -106,6 +114,7 @@ pub(super) fn store_block<const N: usize>(output: &mut [i8], offset: usize, left
 }
 
 /// Weights are [outputs / 4][inputs / 16][4][16].
+#[target_feature(enable = "neon")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
     let whole = input.len() / (ROWS * op.inputs);
     let (input, rest) = input.split_at(whole * ROWS * op.inputs);
@@ -120,7 +129,8 @@ pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
     }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
     let rows = Rows::<R, 16>::new(input, op.inputs);
     let clamp = ClampRegisters::new(op.clamp);
@@ -145,7 +155,8 @@ fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
 }
 
 /// The sums of a panel's four channels, for each row.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 64]]) -> [int32x4_t; R] {
     let mut acc = [[vdupq_n_s32(0); PANEL]; R];
     let whole = rows.steps[0].len();
@@ -161,7 +172,8 @@ fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 64]]) -> [
 }
 
 /// Sixteen inputs of each row times four channels.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 fn dot_step<const R: usize>(acc: &mut [[int32x4_t; PANEL]; R], values: [int8x16_t; R], weights: &[i8; 64]) {
     for channel in 0..PANEL {
         let weight = load_i8x16(array(weights, channel * 16));
@@ -200,6 +212,7 @@ impl<'a, T, const SIZE: usize> Taps<'a, T, SIZE> {
 }
 
 /// One row of outputs.
+#[target_feature(enable = "neon")]
 pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
     match (op.window.size, op.window.stride) {
         (3, 1) => depthwise_sized::<3, 1, 4, 6>(op, rows, output),
@@ -210,6 +223,7 @@ pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
 }
 
 /// `PIXELS` outputs at once, which look at `COLUMNS` columns.
+#[target_feature(enable = "neon")]
 fn depthwise_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
     op: &Depthwise,
     rows: &[&[i8]],
@@ -239,7 +253,8 @@ fn depthwise_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, 
     }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 fn store_eight(output: &mut [i8], offset: usize, left: usize, results: int8x8_t) {
     let mut bytes = [0; 8];
     // SAFETY: `bytes` has the 8 bytes written.
@@ -255,7 +270,8 @@ struct DepthwiseBlock<const SIZE: usize> {
 }
 
 impl<const SIZE: usize> DepthwiseBlock<SIZE> {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     fn load(op: &Depthwise, channel: usize) -> Self {
         let load = |tap: usize| {
             let weights: &[i8; 8] = array(&op.weights, tap * op.padded_channels + channel);
@@ -271,7 +287,8 @@ impl<const SIZE: usize> DepthwiseBlock<SIZE> {
 
     /// # Safety
     /// As [`Taps::at`], for `PIXELS` outputs from `pixel` on and eight channels from `channel` on.
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn pixels<const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
         &self,
         taps: &Taps<'_, i8, SIZE>,
@@ -289,7 +306,8 @@ impl<const SIZE: usize> DepthwiseBlock<SIZE> {
     }
 
     /// One output: products of two taps are added as i16, the pairs as i32.
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     fn finish(&self, value: impl Fn(usize, usize) -> int8x8_t) -> int8x8_t {
         let tap = |tap: usize| (value(tap / SIZE, tap % SIZE), self.weights[tap / SIZE][tap % SIZE]);
         let mut acc = self.requantise.map(|requantise| requantise.bias);
@@ -309,6 +327,7 @@ impl<const SIZE: usize> DepthwiseBlock<SIZE> {
 }
 
 /// One row of outputs.
+#[target_feature(enable = "neon")]
 pub(crate) fn float_depthwise_row(op: &FloatDepthwise, rows: &[&[f32]], output: &mut [f32]) {
     match (op.window.size, op.window.stride) {
         (3, 1) => float_sized::<3, 1, 4, 6>(op, rows, output),
@@ -318,6 +337,7 @@ pub(crate) fn float_depthwise_row(op: &FloatDepthwise, rows: &[&[f32]], output: 
     }
 }
 
+#[target_feature(enable = "neon")]
 fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
     op: &FloatDepthwise,
     rows: &[&[f32]],
@@ -346,7 +366,8 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
     }
 }
 
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "neon")]
 fn store_four(output: &mut [f32], offset: usize, left: usize, results: float32x4_t) {
     let mut values = [0.0; 4];
     // SAFETY: `values` has the 4 values written.
@@ -368,7 +389,8 @@ struct FloatBlock<const SIZE: usize> {
 }
 
 impl<const SIZE: usize> FloatBlock<SIZE> {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     fn load(op: &FloatDepthwise, channel: usize) -> Self {
         let load = |values: &[f32; 4]| {
             // SAFETY: the reference covers the 4 values read.
@@ -385,7 +407,8 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
 
     /// # Safety
     /// As [`Taps::at`], for `PIXELS` outputs from `pixel` on and four channels from `channel` on.
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn pixels<const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
         &self,
         taps: &Taps<'_, f32, SIZE>,
