@@ -108,26 +108,32 @@ fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
 fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 64]]) -> [__m128i; R] {
     let mut acc = [[_mm256_setzero_si256(); PANEL]; R];
     let whole = rows.steps[0].len();
-    let steps = rows.steps.map(|steps| &steps[..whole]);
     let (body, last) = weights.split_at(whole);
     for (index, weights) in body.iter().enumerate() {
-        dot_step(&mut acc, steps.map(|row| &row[index]), weights);
+        dot_step(&mut acc, rows.step(index), weights);
     }
     if let (Some(tail), Some(weights)) = (&rows.tail, last.first()) {
         dot_step(&mut acc, tail.each_ref(), weights);
     }
-    acc.map(|acc| horizontal_sums(acc))
+    let mut sums = [_mm_set1_epi32(0); R];
+    for (sum, acc) in sums.iter_mut().zip(acc) {
+        *sum = horizontal_sums(acc);
+    }
+    sums
 }
 
 /// Sixteen inputs of each row times four channels.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn dot_step<const R: usize>(acc: &mut [[__m256i; PANEL]; R], values: [&[i8; 16]; R], weights: &[i8; 64]) {
-    let values = values.map(|values| load_i16x16(values));
+    let mut registers = [_mm256_setzero_si256(); R];
+    for (register, values) in registers.iter_mut().zip(values) {
+        *register = load_i16x16(values);
+    }
     for channel in 0..PANEL {
         let weight = load_i16x16(array(weights, channel * 16));
         for row in 0..R {
-            let products = _mm256_madd_epi16(values[row], weight);
+            let products = _mm256_madd_epi16(registers[row], weight);
             acc[row][channel] = _mm256_add_epi32(acc[row][channel], products);
         }
     }

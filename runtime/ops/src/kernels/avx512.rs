@@ -80,15 +80,19 @@ fn panel_sums<const R: usize, const P: usize>(
 ) -> [[__m512i; P]; R] {
     let mut acc = [[_mm512_setzero_si512(); P]; R];
     let whole = rows.steps[0].len();
-    let steps = rows.steps.map(|steps| &steps[..whole]);
-    let body = weights.map(|weights| &weights[..whole]);
     for index in 0..whole {
-        dot_step(&mut acc, steps.map(|row| row[index]), body.map(|weights| &weights[index]));
+        dot_step(&mut acc, rows.step(index), at(weights, index));
     }
-    if let Some(tail) = rows.tail {
-        dot_step(&mut acc, tail, weights.map(|weights| &weights[whole]));
+    if let Some(tail) = &rows.tail {
+        dot_step(&mut acc, tail.each_ref(), at(weights, whole));
     }
     acc
+}
+
+/// One step of each panel. (Not a closure: see [`Rows::step`].)
+#[inline(always)]
+fn at<const P: usize>(weights: [&[[i8; 64]]; P], index: usize) -> [&[i8; 64]; P] {
+    weights.map(|weights| &weights[index])
 }
 
 /// Four inputs of each row times the channels of `P` panels.
@@ -96,14 +100,18 @@ fn panel_sums<const R: usize, const P: usize>(
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dot_step<const R: usize, const P: usize>(
     acc: &mut [[__m512i; P]; R],
-    values: [[i8; 4]; R],
+    values: [&[i8; 4]; R],
     weights: [&[i8; 64]; P],
 ) {
-    let weights = weights.map(|weights| load(weights));
-    for row in 0..R {
-        let value = _mm512_set1_epi32(i32::from_ne_bytes(values[row].map(i8::cast_unsigned)));
-        for panel in 0..P {
-            acc[row][panel] = _mm512_dpbusd_epi32(acc[row][panel], weights[panel], value);
+    let mut registers = [_mm512_setzero_si512(); P];
+    for (register, weights) in registers.iter_mut().zip(weights) {
+        *register = load(weights);
+    }
+    for (acc, values) in acc.iter_mut().zip(values) {
+        let [a, b, c, d] = *values;
+        let value = _mm512_set1_epi32(i32::from_ne_bytes([a, b, c, d].map(i8::cast_unsigned)));
+        for (acc, &weights) in acc.iter_mut().zip(&registers) {
+            *acc = _mm512_dpbusd_epi32(*acc, weights, value);
         }
     }
 }

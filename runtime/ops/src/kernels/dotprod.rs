@@ -10,7 +10,7 @@ use std::arch::{
 
 use super::{
     Rows, array,
-    neon::{ClampRegisters, Requantise, load_i8x16, store_block},
+    neon::{ClampRegisters, Requantise, load_i8x16, load_rows, store_block},
 };
 use crate::linear::Linear;
 
@@ -52,7 +52,8 @@ fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
     for (panel, weights) in op.weights.chunks_exact(panel_len).enumerate() {
         let first = panel * PANEL;
         let sums = panel_sums(&rows, weights.as_chunks().0);
-        let [low, high] = [0, 4].map(|offset| Requantise::load(op.channels.at(first + offset)));
+        let low = Requantise::load(op.channels.at(first));
+        let high = Requantise::load(op.channels.at(first + 4));
         for (row, sums) in sums.into_iter().enumerate() {
             let mut results = [0; PANEL];
             let q = clamp.apply_half(vcombine_s16(low.apply(sums[0]), high.apply(sums[1])));
@@ -69,13 +70,12 @@ fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
 fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 128]]) -> [[int32x4_t; 2]; R] {
     let mut acc = [[vdupq_n_s32(0); 2]; R];
     let whole = rows.steps[0].len();
-    let steps = rows.steps.map(|steps| &steps[..whole]);
     let (body, last) = weights.split_at(whole);
     for (index, weights) in body.iter().enumerate() {
-        dot_step(&mut acc, steps.map(|row| load_i8x16(&row[index])), weights);
+        dot_step(&mut acc, rows.step(index), weights);
     }
     if let (Some(tail), Some(weights)) = (&rows.tail, last.first()) {
-        dot_step(&mut acc, std::array::from_fn(|row| load_i8x16(&tail[row])), weights);
+        dot_step(&mut acc, tail.each_ref(), weights);
     }
     acc
 }
@@ -83,7 +83,8 @@ fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 128]]) -> 
 /// Sixteen inputs of each row times eight channels.
 #[inline]
 #[target_feature(enable = "dotprod")]
-fn dot_step<const R: usize>(acc: &mut [[int32x4_t; 2]; R], values: [int8x16_t; R], weights: &[i8; 128]) {
+fn dot_step<const R: usize>(acc: &mut [[int32x4_t; 2]; R], values: [&[i8; 16]; R], weights: &[i8; 128]) {
+    let values = load_rows(values);
     dot_group::<R, 0>(acc, values, weights);
     dot_group::<R, 1>(acc, values, weights);
     dot_group::<R, 2>(acc, values, weights);

@@ -157,4 +157,11 @@ impl<'a, const R: usize, const S: usize> Rows<'a, R, S> {
         });
         Self { steps, tail }
     }
+
+    /// The values of one whole step, for each row. (No closure of a kernel's own: those are not inlined across
+    /// instruction sets.)
+    #[inline(always)]
+    pub(crate) fn step(&self, index: usize) -> [&[i8; S]; R] {
+        std::array::from_fn(|row| &self.steps[row][index])
+    }
 }

@@ -35,6 +35,16 @@ pub(super) fn load_i32x4(values: &[i32; 4]) -> int32x4_t {
     unsafe { vld1q_s32(values.as_ptr()) }
 }
 
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) fn load_rows<const R: usize>(values: [&[i8; 16]; R]) -> [int8x16_t; R] {
+    let mut registers = [vdupq_n_s8(0); R];
+    for (register, values) in registers.iter_mut().zip(values) {
+        *register = load_i8x16(values);
+    }
+    registers
+}
+
 /// Requantisation constants of four channels, in registers.
 #[derive(Clone, Copy)]
 pub(super) struct Requantise {
@@ -160,13 +170,12 @@ fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
 fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 64]]) -> [int32x4_t; R] {
     let mut acc = [[vdupq_n_s32(0); PANEL]; R];
     let whole = rows.steps[0].len();
-    let steps = rows.steps.map(|steps| &steps[..whole]);
     let (body, last) = weights.split_at(whole);
     for (index, weights) in body.iter().enumerate() {
-        dot_step(&mut acc, steps.map(|row| load_i8x16(&row[index])), weights);
+        dot_step(&mut acc, rows.step(index), weights);
     }
     if let (Some(tail), Some(weights)) = (&rows.tail, last.first()) {
-        dot_step(&mut acc, std::array::from_fn(|row| load_i8x16(&tail[row])), weights);
+        dot_step(&mut acc, tail.each_ref(), weights);
     }
     acc.map(|acc| vpaddq_s32(vpaddq_s32(acc[0], acc[1]), vpaddq_s32(acc[2], acc[3])))
 }
@@ -174,7 +183,8 @@ fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 64]]) -> [
 /// Sixteen inputs of each row times four channels.
 #[inline]
 #[target_feature(enable = "neon")]
-fn dot_step<const R: usize>(acc: &mut [[int32x4_t; PANEL]; R], values: [int8x16_t; R], weights: &[i8; 64]) {
+fn dot_step<const R: usize>(acc: &mut [[int32x4_t; PANEL]; R], values: [&[i8; 16]; R], weights: &[i8; 64]) {
+    let values = load_rows(values);
     for channel in 0..PANEL {
         let weight = load_i8x16(array(weights, channel * 16));
         for row in 0..R {
