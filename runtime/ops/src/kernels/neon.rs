@@ -45,6 +45,13 @@ pub(super) fn load_rows<const R: usize>(values: [&[i8; 16]; R]) -> [int8x16_t; R
     registers
 }
 
+#[inline]
+#[target_feature(enable = "neon")]
+fn load_f32x4(values: &[f32; 4]) -> float32x4_t {
+    // SAFETY: the reference covers the 16 bytes read.
+    unsafe { vld1q_f32(values.as_ptr()) }
+}
+
 /// Requantisation constants of four channels, in registers.
 #[derive(Clone, Copy)]
 pub(super) struct Requantise {
@@ -101,7 +108,8 @@ impl ClampRegisters {
     #[inline]
     #[target_feature(enable = "neon")]
     pub(super) fn apply(self, q: [int16x8_t; 2]) -> int8x16_t {
-        let [low, high] = q.map(|q| vqmovn_s16(vqaddq_s16(q, self.zero_point)));
+        let low = vqmovn_s16(vqaddq_s16(q[0], self.zero_point));
+        let high = vqmovn_s16(vqaddq_s16(q[1], self.zero_point));
         vminq_s8(vmaxq_s8(vcombine_s8(low, high), self.low), self.high)
     }
 
@@ -283,14 +291,21 @@ impl<const SIZE: usize> DepthwiseBlock<SIZE> {
     #[inline]
     #[target_feature(enable = "neon")]
     fn load(op: &Depthwise, channel: usize) -> Self {
-        let load = |tap: usize| {
-            let weights: &[i8; 8] = array(&op.weights, tap * op.padded_channels + channel);
-            // SAFETY: the reference covers the 8 bytes read.
-            unsafe { vld1_s8(weights.as_ptr()) }
-        };
+        let mut weights = [[vdup_n_s8(0); SIZE]; SIZE];
+        for (row, weights) in weights.iter_mut().enumerate() {
+            for (column, weight) in weights.iter_mut().enumerate() {
+                let first = (row * SIZE + column) * op.padded_channels + channel;
+                let values: &[i8; 8] = array(&op.weights, first);
+                // SAFETY: the reference covers the 8 bytes read.
+                *weight = unsafe { vld1_s8(values.as_ptr()) };
+            }
+        }
         Self {
-            weights: std::array::from_fn(|row| std::array::from_fn(|column| load(row * SIZE + column))),
-            requantise: [0, 4].map(|offset| Requantise::load(op.channels.at(channel + offset))),
+            weights,
+            requantise: [
+                Requantise::load(op.channels.at(channel)),
+                Requantise::load(op.channels.at(channel + 4)),
+            ],
             clamp: ClampRegisters::new(op.clamp),
         }
     }
@@ -312,26 +327,35 @@ impl<const SIZE: usize> DepthwiseBlock<SIZE> {
                 *value = unsafe { vld1_s8(taps.at(row, pixel * STRIDE + column, channel)) };
             }
         }
-        std::array::from_fn(|index| self.finish(|row, column| columns[row][index * STRIDE + column]))
+        let mut results = [vdup_n_s8(0); PIXELS];
+        for (index, result) in results.iter_mut().enumerate() {
+            *result = self.finish::<STRIDE, COLUMNS>(&columns, index);
+        }
+        results
     }
 
     /// One output: products of two taps are added as i16, the pairs as i32.
     #[inline]
     #[target_feature(enable = "neon")]
-    fn finish(&self, value: impl Fn(usize, usize) -> int8x8_t) -> int8x8_t {
-        let tap = |tap: usize| (value(tap / SIZE, tap % SIZE), self.weights[tap / SIZE][tap % SIZE]);
-        let mut acc = self.requantise.map(|requantise| requantise.bias);
-        for first in (0..SIZE * SIZE).step_by(2) {
-            let (x, w) = tap(first);
-            let mut products = vmull_s8(x, w);
-            if first + 1 < SIZE * SIZE {
-                let (x, w) = tap(first + 1);
-                products = vmlal_s8(products, x, w);
-            }
-            acc[0] = vaddw_s16(acc[0], vget_low_s16(products));
-            acc[1] = vaddw_high_s16(acc[1], products);
-        }
+    fn finish<const STRIDE: usize, const COLUMNS: usize>(
+        &self,
+        columns: &[[int8x8_t; COLUMNS]; SIZE],
+        index: usize,
+    ) -> int8x8_t {
         let [low, high] = self.requantise;
+        let mut acc = [low.bias, high.bias];
+        for pair in 0..SIZE * SIZE / 2 {
+            let [a, b] = [2 * pair, 2 * pair + 1];
+            let products =
+                vmull_s8(columns[a / SIZE][index * STRIDE + a % SIZE], self.weights[a / SIZE][a % SIZE]);
+            let value = columns[b / SIZE][index * STRIDE + b % SIZE];
+            let products = vmlal_s8(products, value, self.weights[b / SIZE][b % SIZE]);
+            acc = [vaddw_s16(acc[0], vget_low_s16(products)), vaddw_high_s16(acc[1], products)];
+        }
+        // The number of taps is odd.
+        let last = columns[SIZE - 1][index * STRIDE + SIZE - 1];
+        let products = vmull_s8(last, self.weights[SIZE - 1][SIZE - 1]);
+        acc = [vaddw_s16(acc[0], vget_low_s16(products)), vaddw_high_s16(acc[1], products)];
         self.clamp.apply_half(vcombine_s16(low.apply_biased(acc[0]), high.apply_biased(acc[1])))
     }
 }
@@ -402,14 +426,16 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
     #[inline]
     #[target_feature(enable = "neon")]
     fn load(op: &FloatDepthwise, channel: usize) -> Self {
-        let load = |values: &[f32; 4]| {
-            // SAFETY: the reference covers the 4 values read.
-            unsafe { vld1q_f32(values.as_ptr()) }
-        };
-        let tap = |tap: usize| load(array(&op.weights, tap * op.padded_channels + channel));
+        let mut weights = [[vdupq_n_f32(0.0); SIZE]; SIZE];
+        for (row, weights) in weights.iter_mut().enumerate() {
+            for (column, weight) in weights.iter_mut().enumerate() {
+                let first = (row * SIZE + column) * op.padded_channels + channel;
+                *weight = load_f32x4(array(&op.weights, first));
+            }
+        }
         Self {
-            weights: std::array::from_fn(|row| std::array::from_fn(|column| tap(row * SIZE + column))),
-            bias: load(array(&op.bias, channel)),
+            weights,
+            bias: load_f32x4(array(&op.bias, channel)),
             low: vdupq_n_f32(op.low),
             high: vdupq_n_f32(op.high),
         }
@@ -438,6 +464,9 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
                 }
             }
         }
-        acc.map(|acc| vminnmq_f32(vmaxnmq_f32(acc, self.low), self.high))
+        for acc in &mut acc {
+            *acc = vminnmq_f32(vmaxnmq_f32(*acc, self.low), self.high);
+        }
+        acc
     }
 }
