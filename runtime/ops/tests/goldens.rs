@@ -1,5 +1,7 @@
 //! The Python twin (`models/train/girasol_train/int8.py`) agrees bit for bit. `goldens/int8.txt` is its output.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{collections::HashMap, str::FromStr};
 
 use girasol_ops::{

@@ -1,5 +1,7 @@
 //! Every kernel that this CPU can run equals the scalar reference bit for bit.
 
+#![allow(clippy::cast_possible_truncation, reason = "values are reduced to the type's range first")]
+
 use girasol_ops::{
     Kernel,
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},

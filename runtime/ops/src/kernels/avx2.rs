@@ -1,6 +1,8 @@
 //! AVX2: values and weights widened to i16, then VPMADDWD, 16 products in one instruction. (VPMADDUBSW would halve the
 //! count, but its u8 side needs a sign correction for each pair of operands, and it saturates.)
 
+#![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
+
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_add_epi32, _mm_adds_epi16, _mm_blend_epi16, _mm_loadu_si128, _mm_max_epi8,
     _mm_min_epi8, _mm_mul_epi32, _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi8, _mm_set1_epi16,

@@ -4,6 +4,8 @@
 //! wanted sum by `128 * sum(x)`, which is computed once for each row and subtracted at the end. Values are then used as
 //! they are, four of a row broadcast from memory.
 
+#![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
+
 use std::arch::x86_64::{
     __m512i, _mm_storeu_si128, _mm512_add_epi32, _mm512_cvtepi32_epi8, _mm512_dpbusd_epi32,
     _mm512_loadu_si512, _mm512_mask_blend_epi32, _mm512_max_epi32, _mm512_min_epi32, _mm512_mul_epi32,

@@ -3,6 +3,8 @@
 //! The intrinsic is unstable, hence the inline assembly. A weight register holds four inputs of four channels; the
 //! instruction's lane picks the same four inputs of a row.
 
+#![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
+
 use std::arch::{
     aarch64::{int8x16_t, int32x4_t, vcombine_s16, vdupq_n_s32, vst1_s8},
     asm,

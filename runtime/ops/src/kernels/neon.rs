@@ -2,6 +2,8 @@
 //!
 //! Weights never are -128, so two products of one i16 lane stay within 2 * 127 * 128 = 32512 and cannot overflow.
 
+#![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
+
 use std::arch::aarch64::{
     float32x4_t, int8x8_t, int8x16_t, int16x4_t, int16x8_t, int32x4_t, vaddq_s32, vaddw_high_s16, vaddw_s16,
     vcombine_s8, vcombine_s16, vdup_n_s8, vdupq_n_f32, vdupq_n_s8, vdupq_n_s16, vdupq_n_s32, vfmaq_f32,
