@@ -1,0 +1,337 @@
+//! Depthwise convolutions, 3x3 and 5x5, stride 1 or 2, in int8 and f32.
+//!
+//! Input rows are copied into a ring of padded rows in the caller's scratch, as many as the kernel is high. Kernels
+//! therefore see neither borders nor incomplete blocks of channels, and the rows in work stay in the first-level cache.
+
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::avx2;
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::neon;
+use crate::{
+    error::{Error, check_length},
+    kernels::{Channels, Kernel, scalar},
+    linear::{ChannelSums, check_weights, fold},
+    semantics::{Activation, Clamp, QuantParams, Table, multipliers},
+};
+
+/// Blocks of channels that every kernel may touch as a whole.
+pub(crate) const CHANNEL_BLOCK: usize = 16;
+
+/// Where a depthwise convolution looks: an image and a sliding square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The image's rows.
+    pub height: usize,
+    /// The image's columns.
+    pub width: usize,
+    /// Channels of each pixel.
+    pub channels: usize,
+    /// Side of the square: 3 or 5.
+    pub size: usize,
+    /// 1 or 2.
+    pub stride: usize,
+    /// Rows and columns of padding, each at [start, end] as ONNX orders them: top, left, bottom, right.
+    pub padding: [usize; 4],
+}
+
+impl Window {
+    fn check(&self) -> Result<(), Error> {
+        let refuse = |what, found| Err(Error::Shape { what, found });
+        if ![3, 5].contains(&self.size) {
+            return refuse("size", self.size);
+        }
+        if ![1, 2].contains(&self.stride) {
+            return refuse("stride", self.stride);
+        }
+        if let Some(&padding) = self.padding.iter().find(|&&padding| padding >= self.size) {
+            return refuse("padding", padding);
+        }
+        for (what, found) in [("channels", self.channels), ("height", self.height), ("width", self.width)] {
+            if found == 0 {
+                return refuse(what, found);
+            }
+        }
+        if self.padded_height() < self.size {
+            return refuse("height", self.height);
+        }
+        if self.padded_width() < self.size {
+            return refuse("width", self.width);
+        }
+        Ok(())
+    }
+
+    const fn padded_height(&self) -> usize {
+        self.height + self.padding[0] + self.padding[2]
+    }
+
+    const fn padded_width(&self) -> usize {
+        self.width + self.padding[1] + self.padding[3]
+    }
+
+    /// Rows of the output.
+    #[must_use]
+    pub const fn output_height(&self) -> usize {
+        (self.padded_height() - self.size) / self.stride + 1
+    }
+
+    /// Columns of the output.
+    #[must_use]
+    pub const fn output_width(&self) -> usize {
+        (self.padded_width() - self.size) / self.stride + 1
+    }
+
+    /// Values of the input.
+    #[must_use]
+    pub const fn input_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Values of the output.
+    #[must_use]
+    pub const fn output_len(&self) -> usize {
+        self.output_height() * self.output_width() * self.channels
+    }
+
+    const fn padded_channels(&self) -> usize {
+        self.channels.next_multiple_of(CHANNEL_BLOCK)
+    }
+
+    /// Scratch values that a run needs: `size` padded rows.
+    #[must_use]
+    pub const fn scratch_len(&self) -> usize {
+        self.size * self.padded_width() * self.padded_channels()
+    }
+
+    /// All positions of the output, row by row.
+    pub(crate) fn output_positions(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let width = self.output_width();
+        (0..self.output_height()).flat_map(move |y| (0..width).map(move |x| (y, x)))
+    }
+
+    /// The input's pixels under the square of one output; `None` in the padding.
+    pub(crate) fn taps(&self, y: usize, x: usize) -> impl Iterator<Item = Option<usize>> + '_ {
+        let tap = move |index: usize| {
+            let row = (y * self.stride + index / self.size).checked_sub(self.padding[0])?;
+            let column = (x * self.stride + index % self.size).checked_sub(self.padding[1])?;
+            (row < self.height && column < self.width).then_some(row * self.width + column)
+        };
+        (0..self.size * self.size).map(tap)
+    }
+
+    /// Weights in blocks of channels: [size * size, padded channels].
+    fn pack<T: Copy + Default>(&self, weights: &[T]) -> Vec<T> {
+        let mut packed = Vec::with_capacity(self.size * self.size * self.padded_channels());
+        for tap in weights.chunks_exact(self.channels) {
+            packed.extend_from_slice(tap);
+            packed.resize(packed.len().next_multiple_of(CHANNEL_BLOCK), T::default());
+        }
+        packed
+    }
+
+    /// Slides over the image: `run_row` gets the padded rows under each row of outputs.
+    fn slide<T: Copy>(
+        &self,
+        input: &[T],
+        padding: T,
+        scratch: &mut [T],
+        output: &mut [T],
+        run_row: impl Fn(&[&[T]], &mut [T]),
+    ) {
+        assert_eq!(input.len(), self.input_len(), "input's length");
+        assert_eq!(output.len(), self.output_len(), "output's length");
+        let scratch = &mut scratch[..self.scratch_len()];
+        scratch.fill(padding);
+        let row_len = self.padded_width() * self.padded_channels();
+        let mut filled = 0;
+        for (y, results) in output.chunks_exact_mut(self.output_width() * self.channels).enumerate() {
+            let first = y * self.stride;
+            for row in filled.max(first)..first + self.size {
+                self.fill_row(input, padding, row, &mut scratch[row % self.size * row_len..][..row_len]);
+            }
+            filled = first + self.size;
+            let at = |row: usize| &scratch[(first + row) % self.size * row_len..][..row_len];
+            let rows: [&[T]; 5] = std::array::from_fn(|row| at(row % self.size));
+            run_row(&rows[..self.size], results);
+        }
+    }
+
+    /// Copies a row of the padded image; the padding of columns and channels is in place already.
+    fn fill_row<T: Copy>(&self, input: &[T], padding: T, row: usize, target: &mut [T]) {
+        let row_len = self.width * self.channels;
+        let source = row.checked_sub(self.padding[0]).filter(|&row| row < self.height);
+        let Some(source) = source.map(|row| &input[row * row_len..][..row_len]) else {
+            return target.fill(padding);
+        };
+        let padded = self.padded_channels();
+        let target = &mut target[self.padding[1] * padded..][..self.width * padded];
+        if padded == self.channels {
+            return target.copy_from_slice(source);
+        }
+        for (pixel, target) in source.chunks_exact(self.channels).zip(target.chunks_exact_mut(padded)) {
+            target[..self.channels].copy_from_slice(pixel);
+        }
+    }
+}
+
+/// An int8 depthwise convolution as the bundle describes it.
+#[derive(Clone, Debug)]
+pub struct DepthwiseSpec<'a> {
+    /// Image and square.
+    pub window: Window,
+    /// [size, size, channels], each in [-127, 127].
+    pub weights: &'a [i8],
+    /// One per channel, in units of `input.scale * weight_scale`.
+    pub bias: &'a [i32],
+    /// One per channel.
+    pub weight_scales: &'a [f32],
+    /// The input's parameters; padding has its zero point.
+    pub input: QuantParams,
+    /// The output's parameters, those of the table's input if the activation is a table.
+    pub output: QuantParams,
+    /// What follows the requantisation.
+    pub activation: Activation,
+}
+
+/// An int8 depthwise convolution with its weights packed.
+#[derive(Clone, Debug)]
+pub struct Depthwise {
+    kernel: Kernel,
+    pub(crate) window: Window,
+    pub(crate) padded_channels: usize,
+    /// [size * size, padded channels].
+    pub(crate) weights: Vec<i8>,
+    pub(crate) channels: Channels,
+    pub(crate) clamp: Clamp,
+    padding: i8,
+    table: Option<Table>,
+}
+
+impl Depthwise {
+    /// Checks the description and packs the weights for `kernel`.
+    ///
+    /// # Errors
+    /// Whatever [`Error`] lists.
+    pub fn new(kernel: Kernel, spec: &DepthwiseSpec<'_>) -> Result<Self, Error> {
+        let window = spec.window;
+        window.check()?;
+        check_length("weights", window.size * window.size * window.channels, spec.weights.len())?;
+        check_length("bias", window.channels, spec.bias.len())?;
+        check_length("weight scales", window.channels, spec.weight_scales.len())?;
+        check_weights(spec.weights)?;
+        let column = |channel: usize| spec.weights[channel..].iter().step_by(window.channels).copied();
+        let sums = (0..window.channels).map(|channel| ChannelSums::of(column(channel)));
+        let factors = multipliers(spec.input, spec.weight_scales, spec.output)?;
+        Ok(Self {
+            kernel: kernel.check()?,
+            window,
+            padded_channels: window.padded_channels(),
+            weights: window.pack(spec.weights),
+            channels: fold(spec.bias, sums, &factors, spec.input, CHANNEL_BLOCK)?,
+            clamp: Clamp::new(spec.output, &spec.activation),
+            padding: spec.input.zero_point,
+            table: spec.activation.table().cloned(),
+        })
+    }
+
+    /// The kernel that runs.
+    #[must_use]
+    pub const fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// From [height, width, channels] to [output height, output width, channels].
+    ///
+    /// # Panics
+    /// Unless the slices have the window's lengths; `scratch` may be longer.
+    pub fn run(&self, input: &[i8], scratch: &mut [i8], output: &mut [i8]) {
+        self.window.slide(input, self.padding, scratch, output, |rows, results| self.run_row(rows, results));
+        if let Some(table) = &self.table {
+            table.apply(output);
+        }
+    }
+
+    fn run_row(&self, rows: &[&[i8]], results: &mut [i8]) {
+        match self.kernel {
+            Kernel::Scalar => scalar::depthwise_row(self, rows, results),
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::depthwise_row(self, rows, results) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` has checked that this CPU has `avx2`.
+            Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::depthwise_row(self, rows, results) },
+            #[allow(unreachable_patterns, reason = "the other CPUs' kernels")]
+            _ => unreachable!("`new` refuses the kernels of other CPUs"),
+        }
+    }
+}
+
+/// An f32 depthwise convolution.
+#[derive(Clone, Debug)]
+pub struct FloatDepthwiseSpec<'a> {
+    /// Image and square.
+    pub window: Window,
+    /// [size, size, channels].
+    pub weights: &'a [f32],
+    /// One per channel.
+    pub bias: &'a [f32],
+    /// The least output; `f32::NEG_INFINITY` for no bound.
+    pub low: f32,
+    /// The greatest output; `f32::INFINITY` for no bound.
+    pub high: f32,
+}
+
+/// An f32 depthwise convolution with its weights packed.
+#[derive(Clone, Debug)]
+pub struct FloatDepthwise {
+    kernel: Kernel,
+    pub(crate) window: Window,
+    pub(crate) padded_channels: usize,
+    pub(crate) weights: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) low: f32,
+    pub(crate) high: f32,
+}
+
+impl FloatDepthwise {
+    /// Checks the description and packs the weights for `kernel`.
+    ///
+    /// # Errors
+    /// Lengths, shapes, or another CPU's kernel.
+    pub fn new(kernel: Kernel, spec: &FloatDepthwiseSpec<'_>) -> Result<Self, Error> {
+        let window = spec.window;
+        window.check()?;
+        check_length("weights", window.size * window.size * window.channels, spec.weights.len())?;
+        check_length("bias", window.channels, spec.bias.len())?;
+        let mut bias = spec.bias.to_vec();
+        bias.resize(window.padded_channels(), 0.0);
+        Ok(Self {
+            kernel: kernel.check()?,
+            window,
+            padded_channels: window.padded_channels(),
+            weights: window.pack(spec.weights),
+            bias,
+            low: spec.low,
+            high: spec.high,
+        })
+    }
+
+    /// From [height, width, channels] to [output height, output width, channels].
+    ///
+    /// # Panics
+    /// Unless the slices have the window's lengths; `scratch` may be longer.
+    pub fn run(&self, input: &[f32], scratch: &mut [f32], output: &mut [f32]) {
+        self.window.slide(input, 0.0, scratch, output, |rows, results| self.run_row(rows, results));
+    }
+
+    fn run_row(&self, rows: &[&[f32]], results: &mut [f32]) {
+        match self.kernel {
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::float_depthwise_row(self, rows, results) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` has checked that this CPU has `avx2` and `fma`.
+            Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::float_depthwise_row(self, rows, results) },
+            _ => scalar::float_depthwise_row(self, rows, results),
+        }
+    }
+}

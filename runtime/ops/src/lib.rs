@@ -1,0 +1,38 @@
+//! girasol-ops: the int8 operators that carry girasol's networks, with one meaning on every CPU.
+//!
+//! [`semantics`] defines the arithmetic bit for bit, with a scalar reference for every operator. The operators
+//! ([`linear`], [`patchify`], [`depthwise`], [`elementwise`]) pack their weights once and then run without allocating,
+//! on a [`Kernel`] chosen at run time. Every kernel equals the reference exactly; `tests/` holds them to it.
+//!
+//! Tensors are plain slices: activations in NHWC, one image at a time.
+//!
+//! ```
+//! use girasol_ops::{Kernel, linear::{Linear, LinearSpec}, semantics::{Activation, QuantParams}};
+//!
+//! let spec = LinearSpec {
+//!     inputs: 2,
+//!     outputs: 1,
+//!     weights: &[127, -64],
+//!     bias: &[0],
+//!     weight_scales: &[0.01],
+//!     input: QuantParams { scale: 0.1, zero_point: 0 },
+//!     output: QuantParams { scale: 0.1, zero_point: 0 },
+//!     activation: Activation::Relu,
+//! };
+//! let linear = Linear::new(Kernel::best(), &spec)?;
+//! let mut y = [0i8; 1];
+//! linear.run(&[100, 20], &mut y);
+//! assert_eq!(y, [114]); // (127 * 100 - 64 * 20) * 0.01 = 114.2
+//! # Ok::<(), girasol_ops::Error>(())
+//! ```
+
+pub mod depthwise;
+pub mod elementwise;
+mod error;
+mod kernels;
+pub mod linear;
+pub mod patchify;
+pub mod semantics;
+
+pub use error::Error;
+pub use kernels::Kernel;

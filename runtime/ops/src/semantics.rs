@@ -1,0 +1,364 @@
+//! The one integer semantics, bit for bit. `docs/design/ops.md` explains the choices; the Python twin is
+//! `models/train/girasol_train/int8.py`.
+//!
+//! - A value is `scale * (q - zero_point)`, `q` an i8. Activations have any zero point, weights have zero point 0, stay
+//!   in [-127, 127] and have one scale per output channel.
+//! - A sum of products is exact in i32: packing refuses a channel whose worst case exceeds ±2^30 ([`ACC_LIMIT`]).
+//! - Requantisation multiplies by `mantissa * 2^-(31 + shift)` and rounds once, halves upwards ([`Multiplier`]).
+//! - The output's zero point is added, the result clamped to i8 and to the activation's bounds ([`Clamp`]), then looked
+//!   up in the activation's table if it has one ([`Table`]).
+
+use crate::{
+    depthwise::{DepthwiseSpec, FloatDepthwiseSpec},
+    error::Error,
+    linear::LinearSpec,
+};
+
+/// Bound on the absolute value of every accumulator, bias included.
+pub const ACC_LIMIT: i64 = 1 << 30;
+
+/// How a tensor's i8 values stand for real ones: `scale * (q - zero_point)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantParams {
+    /// Distance between two neighbouring values; positive and finite.
+    pub scale: f32,
+    /// The i8 value that stands for 0.
+    pub zero_point: i8,
+}
+
+impl QuantParams {
+    pub(crate) fn check(self) -> Result<Self, Error> {
+        check_scale(self.scale)?;
+        Ok(self)
+    }
+
+    /// Rounds to nearest, halves to even, and saturates. NaN becomes the zero point.
+    #[must_use]
+    #[inline]
+    pub fn quantise(self, x: f32) -> i8 {
+        quantise_scaled(x * (1.0 / self.scale), i32::from(self.zero_point))
+    }
+
+    /// The real value of `q`.
+    #[must_use]
+    #[inline]
+    pub fn dequantise(self, q: i8) -> f32 {
+        f32::from(i16::from(q) - i16::from(self.zero_point)) * self.scale
+    }
+}
+
+pub(crate) fn check_scale(scale: f32) -> Result<(), Error> {
+    if scale.is_finite() && scale > 0.0 { Ok(()) } else { Err(Error::Scale { found: scale }) }
+}
+
+/// `x` in units of the scale. The clamp keeps the cast in range and changes no result: i8 saturates far earlier.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "clamped; NaN becomes 0")]
+pub(crate) fn quantise_scaled(x: f32, zero_point: i32) -> i8 {
+    let q = x.clamp(-1024.0, 1024.0).round_ties_even() as i32;
+    saturate(q + zero_point)
+}
+
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation, reason = "clamped")]
+pub(crate) fn saturate(q: i32) -> i8 {
+    q.clamp(-128, 127) as i8
+}
+
+/// A factor in fixed point, `mantissa * 2^-(31 + shift)`.
+///
+/// `mantissa` is in [2^30, 2^31) and `shift` in [1, 30], so factors lie in [2^-31, 1/2); smaller ones are stored as 0,
+/// which changes no result, since no accumulator times such a factor reaches one half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Multiplier {
+    /// The factor's leading 31 bits.
+    pub mantissa: i32,
+    /// The right shift that follows the doubling high multiplication.
+    pub shift: i32,
+}
+
+impl Multiplier {
+    /// Factors must stay below this.
+    pub const LIMIT: f64 = 0.5;
+
+    /// The nearest fixed-point factor.
+    ///
+    /// # Errors
+    /// [`Error::Rescale`] unless the factor is positive and rounds to less than one half.
+    pub fn new(factor: f64) -> Result<Self, Error> {
+        let refuse = Err(Error::Rescale { found: factor, limit: Self::LIMIT });
+        if !(factor.is_finite() && factor > 0.0) {
+            return refuse;
+        }
+        let (mantissa, exponent) = normalise(factor, 31);
+        match -exponent {
+            shift if shift < 1 => refuse,
+            shift if shift > 30 => Ok(Self { mantissa: 0, shift: 1 }),
+            shift => Ok(Self { mantissa, shift }),
+        }
+    }
+
+    /// `floor(acc * mantissa / 2^(31 + shift) + 1/2)`: one rounding, halves upwards.
+    #[must_use]
+    #[inline]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the factor is below one half, so the result fits i32"
+    )]
+    pub fn apply(self, acc: i32) -> i32 {
+        let product = i64::from(acc) * i64::from(self.mantissa);
+        ((product + (1i64 << (30 + self.shift))) >> (31 + self.shift)) as i32
+    }
+}
+
+/// `(m, e)` with `x = m * 2^(e - bits)` to the nearest `m` (halves to even) in `[2^(bits - 1), 2^bits)`.
+#[allow(clippy::cast_possible_truncation, reason = "x is a normal number: factors come from f32 scales")]
+fn normalise(x: f64, bits: i32) -> (i32, i32) {
+    let mut exponent = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1022;
+    let mut mantissa = (x * f64::powi(2.0, bits - exponent)).round_ties_even() as i64;
+    if mantissa == 1 << bits {
+        mantissa >>= 1;
+        exponent += 1;
+    }
+    (mantissa as i32, exponent)
+}
+
+/// The end of an integer operator: zero point and bounds of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clamp {
+    /// The output's zero point.
+    pub zero_point: i8,
+    /// The least output.
+    pub low: i8,
+    /// The greatest output.
+    pub high: i8,
+}
+
+impl Clamp {
+    /// The bounds of `activation` in the units of `output`.
+    #[must_use]
+    pub fn new(output: QuantParams, activation: &Activation) -> Self {
+        let zero_point = output.zero_point;
+        let (low, high) = match activation {
+            Activation::None | Activation::Table(_) => (i8::MIN, i8::MAX),
+            Activation::Relu => (zero_point, i8::MAX),
+            Activation::Relu6 => (zero_point, output.quantise(6.0)),
+        };
+        Self { zero_point, low, high }
+    }
+
+    /// From a rescaled accumulator to the output.
+    #[must_use]
+    #[inline]
+    pub fn apply(self, q: i32) -> i8 {
+        saturate(q.saturating_add(i32::from(self.zero_point))).max(self.low).min(self.high)
+    }
+}
+
+/// An activation as a table over all 256 inputs, -128 first. The table is data and belongs to the model: it holds what
+/// the exporter computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table(pub Box<[i8; 256]>);
+
+impl Table {
+    /// Tabulates `f` from values in units of `input` to values in units of `output`.
+    #[must_use]
+    pub fn from_fn(input: QuantParams, output: QuantParams, f: impl Fn(f32) -> f32) -> Self {
+        let mut table = Box::new([0; 256]);
+        for (slot, q) in table.iter_mut().zip(i8::MIN..=i8::MAX) {
+            *slot = output.quantise(f(input.dequantise(q)));
+        }
+        Self(table)
+    }
+
+    /// The entry of `q`.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, q: i8) -> i8 {
+        self.0[usize::from(q.cast_unsigned() ^ 0x80)]
+    }
+
+    /// Replaces every value by its entry.
+    pub fn apply(&self, values: &mut [i8]) {
+        for value in values {
+            *value = self.get(*value);
+        }
+    }
+}
+
+/// Hard-swish, `x * relu6(x + 3) / 6`.
+#[must_use]
+pub fn hard_swish(x: f32) -> f32 {
+    x * (x + 3.0).clamp(0.0, 6.0) / 6.0
+}
+
+/// GELU by the tanh approximation, computed in f64.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, reason = "rounds to f32")]
+pub fn gelu_tanh(x: f32) -> f32 {
+    let x = f64::from(x);
+    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+    (0.5 * x * (1.0 + inner.tanh())) as f32
+}
+
+/// What follows the requantisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing but saturation to i8.
+    None,
+    /// Not below 0.
+    Relu,
+    /// Between 0 and 6.
+    Relu6,
+    /// Any function. The operator's output parameters are then those of the table's input.
+    Table(Table),
+}
+
+impl Activation {
+    /// The table, if it is one.
+    #[must_use]
+    pub fn table(&self) -> Option<&Table> {
+        if let Self::Table(table) = self { Some(table) } else { None }
+    }
+
+    fn finish(&self, q: i8) -> i8 {
+        self.table().map_or(q, |table| table.get(q))
+    }
+}
+
+/// One requantisation factor per channel: `input * weight / output`.
+///
+/// # Errors
+/// A scale that is not positive and finite, or a factor that [`Multiplier`] cannot hold.
+pub fn multipliers(
+    input: QuantParams,
+    weight_scales: &[f32],
+    output: QuantParams,
+) -> Result<Vec<Multiplier>, Error> {
+    input.check()?;
+    output.check()?;
+    let factor = |&scale: &f32| {
+        check_scale(scale)?;
+        Multiplier::new(f64::from(input.scale) * f64::from(scale) / f64::from(output.scale))
+    };
+    weight_scales.iter().map(factor).collect()
+}
+
+/// A real bias in units of the accumulator: nearest, halves to even.
+///
+/// # Errors
+/// [`Error::Accumulator`] if one does not fit.
+#[allow(clippy::cast_possible_truncation, reason = "checked against ACC_LIMIT")]
+pub fn quantise_bias(bias: &[f32], input: QuantParams, weight_scales: &[f32]) -> Result<Vec<i32>, Error> {
+    let quantise = |(channel, (&bias, &scale)): (usize, (&f32, &f32))| {
+        let q = (f64::from(bias) / (f64::from(input.scale) * f64::from(scale))).round_ties_even();
+        if q.abs() < ACC_LIMIT as f64 { Ok(q as i32) } else { Err(Error::Accumulator { channel }) }
+    };
+    bias.iter().zip(weight_scales).enumerate().map(quantise).collect()
+}
+
+/// Residual addition in fixed point: `floor((a' * left + b' * right) / 2^shift + 1/2)` with `a'` and `b'` freed of
+/// their zero points. The larger factor has 15 bits, so every product fits the 16-bit multipliers of SIMD units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddRescale {
+    /// Factor of the left operand, at most 2^15 - 1.
+    pub left: i16,
+    /// Factor of the right operand, at most 2^15 - 1.
+    pub right: i16,
+    /// The common right shift, in [1, 29].
+    pub shift: i32,
+}
+
+impl AddRescale {
+    /// The factors `left / output` and `right / output`.
+    ///
+    /// # Errors
+    /// [`Error::Scale`] or [`Error::Rescale`] if the larger factor is outside [2^-15, 2^14).
+    pub fn new(left: f32, right: f32, output: f32) -> Result<Self, Error> {
+        for scale in [left, right, output] {
+            check_scale(scale)?;
+        }
+        let factor = f64::from(left.max(right)) / f64::from(output);
+        let shift = 15 - normalise(factor, 15).1;
+        if !(1..=29).contains(&shift) {
+            return Err(Error::Rescale { found: factor, limit: 16384.0 });
+        }
+        let fixed = |scale: f32| fixed15(f64::from(scale) / f64::from(output), shift);
+        Ok(Self { left: fixed(left), right: fixed(right), shift })
+    }
+
+    /// The sum of two values that are already free of their zero points.
+    #[must_use]
+    #[inline(always)]
+    pub fn apply(self, a: i32, b: i32) -> i32 {
+        let sum = a * i32::from(self.left) + b * i32::from(self.right);
+        (sum + (1 << (self.shift - 1))) >> self.shift
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "below 2^15: the larger factor was normalised to 15 bits")]
+fn fixed15(factor: f64, shift: i32) -> i16 {
+    (factor * f64::powi(2.0, shift)).round_ties_even() as i16
+}
+
+/// Reference of [`crate::linear::Linear`]: `input` is [rows, inputs], the result [rows, outputs].
+///
+/// # Errors
+/// Scales that cannot be represented.
+pub fn linear(spec: &LinearSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Error> {
+    let multipliers = multipliers(spec.input, spec.weight_scales, spec.output)?;
+    let clamp = Clamp::new(spec.output, &spec.activation);
+    let zero_point = i32::from(spec.input.zero_point);
+    let mut output = Vec::with_capacity(input.len() / spec.inputs * spec.outputs);
+    for row in input.chunks_exact(spec.inputs) {
+        for (channel, weights) in spec.weights.chunks_exact(spec.inputs).enumerate() {
+            let products = row.iter().zip(weights).map(|(&x, &w)| (i32::from(x) - zero_point) * i32::from(w));
+            let acc = spec.bias[channel] + products.sum::<i32>();
+            output.push(spec.activation.finish(clamp.apply(multipliers[channel].apply(acc))));
+        }
+    }
+    Ok(output)
+}
+
+/// Reference of [`crate::depthwise::Depthwise`]: `input` is [height, width, channels].
+///
+/// # Errors
+/// Scales that cannot be represented.
+pub fn depthwise(spec: &DepthwiseSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Error> {
+    let multipliers = multipliers(spec.input, spec.weight_scales, spec.output)?;
+    let clamp = Clamp::new(spec.output, &spec.activation);
+    let zero_point = i32::from(spec.input.zero_point);
+    let window = &spec.window;
+    let mut output = Vec::with_capacity(window.output_len());
+    for (y, x) in window.output_positions() {
+        for channel in 0..window.channels {
+            let mut acc = spec.bias[channel];
+            for (tap, position) in window.taps(y, x).enumerate() {
+                let Some(position) = position else { continue };
+                let value = i32::from(input[position * window.channels + channel]) - zero_point;
+                acc += value * i32::from(spec.weights[tap * window.channels + channel]);
+            }
+            output.push(spec.activation.finish(clamp.apply(multipliers[channel].apply(acc))));
+        }
+    }
+    Ok(output)
+}
+
+/// Reference of [`crate::depthwise::FloatDepthwise`]. Products are fused into the sum one after the other, tap by tap,
+/// padding included, so that the result is the same on every CPU.
+#[must_use]
+pub fn float_depthwise(spec: &FloatDepthwiseSpec<'_>, input: &[f32]) -> Vec<f32> {
+    let window = &spec.window;
+    let mut output = Vec::with_capacity(window.output_len());
+    for (y, x) in window.output_positions() {
+        for channel in 0..window.channels {
+            let mut acc = spec.bias[channel];
+            for (tap, position) in window.taps(y, x).enumerate() {
+                let value = position.map_or(0.0, |position| input[position * window.channels + channel]);
+                acc = value.mul_add(spec.weights[tap * window.channels + channel], acc);
+            }
+            output.push(acc.max(spec.low).min(spec.high));
+        }
+    }
+    output
+}

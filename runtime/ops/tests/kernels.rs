@@ -1,0 +1,270 @@
+//! Every kernel that this CPU can run equals the scalar reference bit for bit.
+
+#![allow(clippy::cast_possible_truncation, reason = "values are reduced to the type's range first")]
+
+use girasol_ops::{
+    Kernel,
+    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
+    elementwise::{Add, Quantise},
+    linear::{Linear, LinearSpec},
+    patchify::Patchify,
+    semantics::{self, Activation, QuantParams, Table, hard_swish},
+};
+use proptest::{collection::vec, prelude::*};
+
+/// Any value, the extremes often.
+fn values() -> impl Strategy<Value = i8> {
+    prop_oneof![3 => any::<i8>(), 1 => Just(i8::MIN), 1 => Just(i8::MAX)]
+}
+
+/// Symmetric weights, the extremes often.
+fn weights() -> impl Strategy<Value = i8> {
+    prop_oneof![3 => -127..=127i8, 1 => Just(-127i8), 1 => Just(127i8)]
+}
+
+fn params() -> impl Strategy<Value = QuantParams> {
+    (0.01f32..0.2, values()).prop_map(|(scale, zero_point)| QuantParams { scale, zero_point })
+}
+
+fn activations() -> impl Strategy<Value = Activation> {
+    let table = vec(any::<i8>(), 256).prop_map(|table| {
+        Activation::Table(Table(table.into_boxed_slice().try_into().expect("256 entries")))
+    });
+    prop_oneof![Just(Activation::None), Just(Activation::Relu), Just(Activation::Relu6), table]
+}
+
+/// What linear layers and depthwise convolutions have in common, for `channels` channels.
+#[derive(Clone, Debug)]
+struct Ends {
+    bias: Vec<i32>,
+    weight_scales: Vec<f32>,
+    input: QuantParams,
+    output: QuantParams,
+    activation: Activation,
+}
+
+fn ends(channels: usize) -> impl Strategy<Value = Ends> {
+    let bias = prop_oneof![4 => -60_000..60_000i32, 1 => -(1 << 28)..(1 << 28)];
+    (vec(bias, channels), vec(1e-4f32..0.02, channels), params(), params(), activations()).prop_map(
+        |(bias, weight_scales, input, output, activation)| Ends {
+            bias,
+            weight_scales,
+            input,
+            output,
+            activation,
+        },
+    )
+}
+
+#[derive(Clone, Debug)]
+struct LinearCase {
+    inputs: usize,
+    weights: Vec<i8>,
+    values: Vec<i8>,
+    ends: Ends,
+}
+
+impl LinearCase {
+    fn spec(&self) -> LinearSpec<'_> {
+        LinearSpec {
+            inputs: self.inputs,
+            outputs: self.ends.bias.len(),
+            weights: &self.weights,
+            bias: &self.ends.bias,
+            weight_scales: &self.ends.weight_scales,
+            input: self.ends.input,
+            output: self.ends.output,
+            activation: self.ends.activation.clone(),
+        }
+    }
+}
+
+fn linear_case() -> impl Strategy<Value = LinearCase> {
+    (1..20usize, 1..70usize, 1..40usize).prop_flat_map(|(rows, inputs, outputs)| {
+        (vec(weights(), inputs * outputs), vec(values(), rows * inputs), ends(outputs))
+            .prop_map(move |(weights, values, ends)| LinearCase { inputs, weights, values, ends })
+    })
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    (
+        1..9usize,
+        1..11usize,
+        1..40usize,
+        prop_oneof![Just(3usize), Just(5)],
+        1..=2usize,
+        [0..3usize, 0..3, 0..3, 0..3],
+    )
+        .prop_map(|(height, width, channels, size, stride, padding)| Window {
+            height: height.max(size),
+            width: width.max(size),
+            channels,
+            size,
+            stride,
+            padding,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear_equals_the_reference(case in linear_case()) {
+        let expected = semantics::linear(&case.spec(), &case.values).unwrap();
+        for kernel in Kernel::available() {
+            let mut output = vec![99; expected.len()];
+            Linear::new(kernel, &case.spec()).unwrap().run(&case.values, &mut output);
+            prop_assert_eq!(&output, &expected, "{}", kernel);
+        }
+    }
+
+    #[test]
+    fn depthwise_equals_the_reference(
+        (window, weights, values, ends) in window().prop_flat_map(|window| (
+            Just(window),
+            vec(weights(), window.size * window.size * window.channels),
+            vec(values(), window.input_len()),
+            ends(window.channels),
+        )),
+    ) {
+        let Ends { bias, weight_scales, input, output, activation } = &ends;
+        let spec = DepthwiseSpec {
+            window,
+            weights: &weights,
+            bias,
+            weight_scales,
+            input: *input,
+            output: *output,
+            activation: activation.clone(),
+        };
+        let expected = semantics::depthwise(&spec, &values).unwrap();
+        let mut scratch = vec![77; window.scratch_len()];
+        for kernel in Kernel::available() {
+            let mut output = vec![99; expected.len()];
+            Depthwise::new(kernel, &spec).unwrap().run(&values, &mut scratch, &mut output);
+            prop_assert_eq!(&output, &expected, "{}", kernel);
+        }
+    }
+
+    #[test]
+    fn float_depthwise_equals_the_reference(
+        (window, weights, values, bias) in window().prop_flat_map(|window| (
+            Just(window),
+            vec(-2.0f32..2.0, window.size * window.size * window.channels),
+            vec(-8.0f32..8.0, window.input_len()),
+            vec(-1.0f32..1.0, window.channels),
+        )),
+        (low, high) in prop_oneof![Just((0.0, 6.0)), Just((f32::NEG_INFINITY, f32::INFINITY))],
+    ) {
+        let spec = FloatDepthwiseSpec { window, weights: &weights, bias: &bias, low, high };
+        let expected = semantics::float_depthwise(&spec, &values);
+        let mut scratch = vec![7.0; window.scratch_len()];
+        for kernel in Kernel::available() {
+            let mut output = vec![99.0; expected.len()];
+            FloatDepthwise::new(kernel, &spec).unwrap().run(&values, &mut scratch, &mut output);
+            prop_assert_eq!(&output, &expected, "{}", kernel);
+        }
+    }
+
+    #[test]
+    fn patchify_equals_a_linear_layer_on_gathered_patches(
+        size in 1..5usize, channels in 1..4usize, (rows, columns) in (1..4usize, 1..6usize),
+        seed in values(), ends in ends(9),
+    ) {
+        let (height, width) = (rows * size + size - 1, columns * size + size / 2);
+        let inputs = size * size * channels;
+        let mix = |index: usize| ((index * 89 + usize::from(seed.unsigned_abs())) % 255) as u8;
+        let image: Vec<i8> = (0..height * width * channels).map(|index| mix(index).cast_signed()).collect();
+        let weights: Vec<i8> = (0..9 * inputs).map(|index| mix(index + 7).cast_signed().max(-127)).collect();
+        let case = LinearCase { inputs, weights, values: Vec::new(), ends };
+        let mut patches = Vec::new();
+        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+            for y in 0..size {
+                let start = ((row * size + y) * width + column * size) * channels;
+                patches.extend_from_slice(&image[start..][..size * channels]);
+            }
+        }
+        let expected = semantics::linear(&case.spec(), &patches).unwrap();
+        for kernel in Kernel::available() {
+            let patchify = Patchify::new(kernel, size, &case.spec()).unwrap();
+            let mut scratch = vec![0; patchify.scratch_len(width)];
+            let mut output = vec![99; patchify.output_len(height, width)];
+            patchify.run(height, width, &image, &mut scratch, &mut output);
+            prop_assert_eq!(&output, &expected, "{}", kernel);
+        }
+    }
+
+    #[test]
+    fn addition_is_the_nearest_sum(
+        pairs in vec((values(), values()), 0..70), left in params(), right in params(), out in params(),
+    ) {
+        let (a, b): (Vec<i8>, Vec<i8>) = pairs.into_iter().unzip();
+        let mut outputs = Vec::new();
+        for kernel in Kernel::available() {
+            let mut output = vec![99; a.len()];
+            Add::new(kernel, left, right, out).unwrap().run(&a, &b, &mut output);
+            outputs.push(output);
+        }
+        prop_assert!(outputs.windows(2).all(|pair| pair[0] == pair[1]));
+        for ((&a, &b), &y) in a.iter().zip(&b).zip(&outputs[0]) {
+            let exact = (left.dequantise(a) + right.dequantise(b)) / out.scale + f32::from(out.zero_point);
+            // Half a step of rounding, and two factors of 15 bits.
+            prop_assert!((exact.clamp(-128.0, 127.0) - f32::from(y)).abs() < 0.55 + 512.0 / 32768.0 * 20.0);
+        }
+    }
+
+    #[test]
+    fn quantising_equals_the_reference(
+        values in vec(prop_oneof![8 => -40.0f32..40.0, 1 => any::<f32>(), 1 => Just(f32::NAN)], 0..70), params in params(),
+    ) {
+        let expected: Vec<i8> = values.iter().map(|&x| params.quantise(x)).collect();
+        for kernel in Kernel::available() {
+            let mut output = vec![99; values.len()];
+            Quantise::new(kernel, params).unwrap().run(&values, &mut output);
+            prop_assert_eq!(&output, &expected, "{}", kernel);
+        }
+    }
+}
+
+/// The largest sums of either sign, which would overflow an i16 of three products.
+#[test]
+fn extreme_values_do_not_overflow() {
+    for (value, weight) in [(-128, -127), (-128, 127), (127, 127), (127, -127)] {
+        let case = LinearCase {
+            inputs: 1056,
+            weights: vec![weight; 1056 * 17],
+            values: vec![value; 1056 * 13],
+            ends: Ends {
+                bias: vec![0; 17],
+                weight_scales: vec![1e-5; 17],
+                input: QuantParams { scale: 0.05, zero_point: -128 },
+                output: QuantParams { scale: 0.1, zero_point: 3 },
+                activation: Activation::None,
+            },
+        };
+        let expected = semantics::linear(&case.spec(), &case.values).unwrap();
+        for kernel in Kernel::available() {
+            let mut output = vec![0; expected.len()];
+            Linear::new(kernel, &case.spec()).unwrap().run(&case.values, &mut output);
+            assert_eq!(output, expected, "{kernel}, {value} * {weight}");
+        }
+    }
+}
+
+#[test]
+fn hard_swish_by_table_is_hard_swish() {
+    let (input, output) =
+        (QuantParams { scale: 0.05, zero_point: 4 }, QuantParams { scale: 0.03, zero_point: -100 });
+    let table = Table::from_fn(input, output, hard_swish);
+    for q in i8::MIN..=i8::MAX {
+        assert_eq!(table.get(q), output.quantise(hard_swish(input.dequantise(q))));
+    }
+}
+
+/// A CI machine, or the emulator's CPU model, names the kernel that it must choose.
+#[test]
+fn the_expected_kernel_is_chosen() {
+    if let Ok(expected) = std::env::var("GIRASOL_EXPECT_KERNEL") {
+        assert_eq!(Kernel::best().name(), expected);
+    }
+}
