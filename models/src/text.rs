@@ -61,11 +61,11 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, limit: usize) -> Vec<u32> {
         let mut out = Vec::new();
         for word in text.split_whitespace() {
+            if out.len() >= limit {
+                break;
+            }
             let word = word.to_ascii_lowercase();
             for part in split_punctuation(&word) {
-                if out.len() >= limit {
-                    return out;
-                }
                 self.encode_word(part, &mut out);
             }
         }
