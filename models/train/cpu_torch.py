@@ -1,9 +1,9 @@
 """Make a CUDA build of torch importable on a machine without CUDA libraries.
 
 The wheel on PyPI links the CUDA libraries (several GB of wheels) although CPU-only training never calls them. This
-writes tiny stand-ins (same sonames, same symbol versions, every function
-returns 35, cudaErrorInsufficientDriver) next to torch's own libraries. Run it with the environment's own interpreter, once after
-`pip install --no-deps torch`. With real CUDA libraries present it does nothing.
+writes tiny stand-ins (same sonames, same symbol versions, every function returns 35, cudaErrorInsufficientDriver) next
+to torch's own libraries. Run it with the environment's own interpreter, once after `pip install --no-deps torch`. With
+real CUDA libraries present it does nothing.
 """
 
 from __future__ import annotations
