@@ -1,7 +1,8 @@
 """The runtime's integer arithmetic, bit for bit: the numpy twin of `runtime/ops/src/semantics.rs`.
 
 A value is `scale * (q - zero_point)`. Weights are int8 in [-127, 127] with one scale per output channel. Sums of
-products are exact, requantisation rounds once with halves upwards, edges from f32 round halves to even. See docs/design/ops.md.
+products are exact, requantisation rounds once with halves upwards, edges from f32 round halves to even: see
+docs/design/ops.md.
 
 `python -m girasol_train.int8 FILE` writes the goldens that the Rust tests read.
 """
