@@ -7,7 +7,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Blocks from 64 KiB up are mapped one by one and go back whole when freed. Loading the graphs frees tens of megabytes
+/// between what stays; in one heap that leaves holes (measured: 5 MiB of 51).
+fn tune_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers and no pointer; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 * 1024);
+    }
+}
+
 fn main() -> ExitCode {
+    tune_allocator();
     let cli = cmd::Cli::parse();
     match cmd::run(cli) {
         Ok(code) => code,
