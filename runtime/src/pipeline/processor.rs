@@ -84,11 +84,6 @@ impl Processor {
         &self.model
     }
 
-    /// The model's words on the newest snippet.
-    pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
-        self.model.write(prompt)
-    }
-
     /// Takes one snippet; what it says goes to `sink`.
     pub fn step(&mut self, snippet: &Snippet, sink: &mut dyn FnMut(Product)) -> Result<Report> {
         self.step_with(snippet, sink, &mut |_, _| {})
