@@ -30,6 +30,18 @@ pub fn make_authority(dir: &Path, name: &str) {
 /// # Panics
 /// When openssl fails.
 pub fn make_server(dir: &Path, authority: &str, subject: &str) {
+    make_server_for(dir, authority, subject, 2);
+}
+
+/// Makes a server's certificate as [`make_server`] does, that has just expired.
+///
+/// # Panics
+/// When openssl fails.
+pub fn make_expired_server(dir: &Path, authority: &str, subject: &str) {
+    make_server_for(dir, authority, subject, 0);
+}
+
+fn make_server_for(dir: &Path, authority: &str, subject: &str, days: u32) {
     let config = format!(
         "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\nCN = broker\n[server]\nbasicConstraints = CA:FALSE\n\
          extendedKeyUsage = serverAuth\nsubjectAltName = {subject}\n"
@@ -43,7 +55,7 @@ pub fn make_server(dir: &Path, authority: &str, subject: &str) {
     openssl(
         dir,
         &format!(
-            "x509 -req -in server.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 2 \
+            "x509 -req -in server.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days {days} \
              -extfile server.cnf -extensions server -out server.pem"
         ),
     );

@@ -21,7 +21,12 @@ const KEYS: &[(&str, &str, &str)] = &[
         "MQTT client id; empty means `girasol-<device.name>`. Must be unique at the broker.",
     ),
     ("mqtt.username", "text", "User name; empty means none."),
-    ("mqtt.password_file", "path", "File whose first line is the password."),
+    (
+        "mqtt.password_file",
+        "path",
+        "File with the password. This and the files below are read at each connection; a relative path is one below \
+         `$CREDENTIALS_DIRECTORY` where systemd sets that.",
+    ),
     ("mqtt.ca_file", "path", "Certificate authority (PEM) for `mqtts`; without it, the system's."),
     ("mqtt.client_cert_file", "path", "Client certificate chain (PEM) for `mqtts`."),
     ("mqtt.client_key_file", "path", "Client private key (PEM) for `mqtts`."),

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     BrokerUrl, Fault, FaultKind, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos, Refused,
-    Topics, driver, topics::is_topic,
+    Topics, connection, driver, topics::is_topic,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -33,6 +33,8 @@ pub struct MqttStatus {
     pub connected: bool,
     /// The last fault; stays when the connection is back.
     pub last_fault: Option<Fault>,
+    /// How long after it the next try came, or comes.
+    pub retry_in: Duration,
     /// Connections so far.
     pub connections: u64,
     /// What has become of the messages at QoS 1.
@@ -119,6 +121,7 @@ impl MqttPublisher {
     /// outbox; [`ErrorKind::Internal`] when no thread can be started.
     pub fn start(settings: MqttSettings, clock: Arc<dyn Clock>) -> Result<Self> {
         settings.check()?;
+        connection::warn_of_open_secrets(&settings);
         let outbox = outbox::open(&settings.outbox, &clock)?;
         Self::start_with(settings, clock, outbox)
     }
@@ -152,6 +155,13 @@ impl MqttPublisher {
     #[must_use]
     pub fn status(&self) -> MqttStatus {
         self.shared.status()
+    }
+
+    /// Number of the outbox's first message of this run; events numbered from here on have larger numbers than those of
+    /// earlier runs.
+    #[must_use]
+    pub fn first_seq(&self) -> u64 {
+        self.shared.lock().outbox.first_seq()
     }
 
     /// Waits until everything accepted so far is settled, for at most `within`. Returns whether it is. Not for the
@@ -248,13 +258,14 @@ impl Shared {
     }
 
     /// The connection is gone, or none came about. Returns whether that is news.
-    pub(super) fn lost(&self, fault: &Fault) -> bool {
+    pub(super) fn lost(&self, fault: &Fault, retry_in: Duration) -> bool {
         let mut inner = self.lock();
         let news =
             inner.status.connected || inner.status.last_fault.as_ref().map(|f| f.kind) != Some(fault.kind);
         inner.drop_volatile();
         inner.status.connected = false;
         inner.status.last_fault = Some(fault.clone());
+        inner.status.retry_in = retry_in;
         self.settled.notify_all();
         news
     }
@@ -462,7 +473,7 @@ mod tests {
         let tickets: Vec<_> = std::iter::from_fn(|| shared.next()).map(|t| t.ticket).collect();
         shared.settle(tickets[0], false);
         shared.settle(tickets[1], true);
-        shared.lost(&Fault::new(FaultKind::Closed, "gone"));
+        shared.lost(&Fault::new(FaultKind::Closed, "gone"), Duration::ZERO);
         shared.connected();
         let again: Vec<_> = std::iter::from_fn(|| shared.next()).map(|t| t.message.payload).collect();
         assert_eq!(again, [b"2"]);
@@ -515,10 +526,11 @@ mod tests {
     fn only_a_change_of_fault_is_news() {
         let shared = shared();
         let away = Fault::new(FaultKind::Unreachable, "away");
-        assert!(shared.lost(&away));
-        assert!(!shared.lost(&away));
-        assert!(shared.lost(&Fault::new(FaultKind::Auth, "no")));
+        let lost = |fault: &Fault| shared.lost(fault, Duration::from_secs(1));
+        assert!(lost(&away));
+        assert!(!lost(&away));
+        assert!(lost(&Fault::new(FaultKind::Auth, "no")));
         shared.connected();
-        assert!(shared.lost(&Fault::new(FaultKind::Auth, "no")));
+        assert!(lost(&Fault::new(FaultKind::Auth, "no")));
     }
 }

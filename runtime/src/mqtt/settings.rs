@@ -17,7 +17,8 @@ pub struct MqttSettings {
     pub device: String,
     /// User name.
     pub username: Option<String>,
-    /// File with the password; one newline at its end is ignored. Read at each connection.
+    /// File with the password; one newline at its end is ignored. Read at each connection. Like that of the other
+    /// files, a relative path is one below `$CREDENTIALS_DIRECTORY` where systemd sets that.
     pub password_file: Option<PathBuf>,
     /// PEM file of the certificate authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::{
     Accepted, Full, Message, Outbox, OutboxCounts, Outgoing,
     file::{self, Storage},
-    format::{DATA, DONE_AT, Header, Recovered, SLOT, done_word, encode, slots_for},
+    format::{DATA, DONE_AT, Header, MAX_SEQ, Recovered, SLOT, done_word, encode, slots_for},
     queue::{Entry, Queue},
 };
 use crate::{
@@ -81,7 +81,6 @@ struct Front {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     slot: u32,
-    slots: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +126,11 @@ impl DiskOutbox {
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let (front, mut writer) = assemble(storage, found, boot, sync_every, clock);
-        let shared = Arc::new(Shared { front: Mutex::new(front), work: Condvar::new(), ended: Condvar::new() });
+        let shared =
+            Arc::new(Shared { front: Mutex::new(front), work: Condvar::new(), ended: Condvar::new() });
+        if let Err(e) = writer.reserve(&shared) {
+            writer.failed(&shared, &e);
+        }
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("outbox-disk".into())
@@ -221,7 +224,7 @@ fn assemble(
             message: record.message,
             accepted: MonoTime(record.accepted_ns.saturating_sub(base)),
             expires: record.expires_ns.map(|at| MonoTime(at.saturating_sub(base))),
-            place: Place { slot: record.slot, slots: record.slots },
+            place: Place { slot: record.slot },
         });
     }
     let front = Front {
@@ -262,7 +265,7 @@ impl Front {
             // Overwritten on disk, so no mark is needed.
             self.queue.drop_oldest();
         }
-        let place = Place { slot: self.tail, slots };
+        let place = Place { slot: self.tail };
         self.tail = (self.tail + slots) % self.slots;
         Ok(Accepted { seq: self.queue.push(message, now, place) })
     }
@@ -337,7 +340,8 @@ impl Writer {
             }
             let front = shared.lock();
             let idle = |front: &mut Front| !front.stop && (self.retry.is_some() || !front.has_work());
-            let front = shared.work.wait_timeout_while(front, wait, idle).unwrap_or_else(PoisonError::into_inner).0;
+            let front =
+                shared.work.wait_timeout_while(front, wait, idle).unwrap_or_else(PoisonError::into_inner).0;
             stopping = front.stop;
         }
         self.close(shared);
@@ -454,11 +458,11 @@ impl Writer {
     /// Sets numbers aside before they are used up.
     fn reserve(&mut self, shared: &Shared) -> std::io::Result<()> {
         let next = shared.lock().queue.next_seq();
-        if next + SEQ_STEP / 4 < self.header.seq_limit {
+        if next + SEQ_STEP / 4 < self.header.seq_limit || self.header.seq_limit == MAX_SEQ {
             return Ok(());
         }
         let before = self.header.seq_limit;
-        self.header.seq_limit = next + SEQ_STEP;
+        self.header.seq_limit = (next + SEQ_STEP).min(MAX_SEQ);
         self.write_header().and_then(|()| self.storage.sync()).inspect_err(|_| self.header.seq_limit = before)
     }
 

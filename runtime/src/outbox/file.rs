@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::format::{BadHeader, DATA, Header, MAX_SLOTS, Record, Recovered, SLOT, encode, recover, slots_for};
+use super::format::{
+    BadHeader, DATA, Header, MAX_SLOTS, Record, Recovered, SLOT, encode, recover, slots_for,
+};
 use crate::{Error, ErrorKind, Result};
 
 const RING: &str = "outbox.ring";
@@ -85,7 +87,9 @@ pub(super) fn open(directory: &Path, bytes: usize, fresh: Header) -> Result<(Rin
                 // Numbers, salt and clock go on; only the places are new.
                 let header = Header { slots, seq_limit: found.next_seq, ..found.header };
                 match replace(directory, header, found.live.clone()) {
-                    Ok((file, recovered)) => return open(file, Recovered { damaged: found.damaged, ..recovered }),
+                    Ok((file, recovered)) => {
+                        return open(file, Recovered { damaged: found.damaged, ..recovered });
+                    }
                     Err(error) if usable => tracing::error!("{error}: the ring keeps its old size"),
                     Err(error) => return Err(error),
                 }
@@ -120,7 +124,7 @@ fn read(ring: &Path) -> io::Result<Vec<u8>> {
 
 /// Whether going round from the tail finds the messages in the order of their numbers. It does not only if a power cut
 /// has undone parts of more than one whole round.
-fn in_ring_order(found: &Recovered) -> bool {
+pub(super) fn in_ring_order(found: &Recovered) -> bool {
     let slots = found.header.slots;
     let distance = |r: &Record| (r.slot + slots - found.tail % slots) % slots;
     found.live.is_sorted_by_key(distance)
@@ -186,7 +190,9 @@ pub(super) fn compact(header: Header, mut live: Vec<Record>) -> (Vec<u8>, Recove
 
 fn unusable(path: &Path, error: io::Error) -> Error {
     let help = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or set a smaller outbox.size_mib",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room, or set a smaller outbox.size_mib"
+        }
         io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or set outbox.directory",
         io::ErrorKind::PermissionDenied => "let the service's user write there, or set outbox.directory",
         _ => "check the disk, or set outbox.directory",

@@ -26,6 +26,8 @@ pub(super) const DONE_AT: usize = 8;
 /// Most slots of a ring: 256 MiB.
 pub(super) const MAX_SLOTS: u32 = 1 << 20;
 
+/// Numbers are smaller.
+pub(super) const MAX_SEQ: u64 = 1 << 53;
 const VERSION: u32 = 1;
 const FILE_MAGIC: [u8; 16] = *b"girasol outbox\r\n";
 const HEADER_BYTES: usize = 96;
@@ -43,7 +45,7 @@ pub(super) struct Header {
     pub(super) slots: u32,
     /// Begins every checksum.
     pub(super) salt: u64,
-    /// No message has had this number or a larger one.
+    /// No message has had this number or a larger one; below 2⁵³, so that it is a whole number in JSON.
     pub(super) seq_limit: u64,
     /// The outbox's own time when this was written: it counts while the board is on, over all boots.
     pub(super) clock_ns: i64,
@@ -125,7 +127,10 @@ impl Header {
         }
         let slots = u32_at(bytes, 24);
         let whole = checksum(0, &[&bytes[..HEADER_BYTES - 8]]) == bytes[HEADER_BYTES - 8..];
-        let fits = version == VERSION && u32_at(bytes, 20) as usize == SLOT && (1..=MAX_SLOTS).contains(&slots);
+        let fits = version == VERSION
+            && u32_at(bytes, 20) as usize == SLOT
+            && (1..=MAX_SLOTS).contains(&slots)
+            && u64_at(bytes, 48) <= MAX_SEQ;
         if !whole || !fits {
             return Err(BadHeader::Damaged);
         }
@@ -202,10 +207,12 @@ pub(super) fn recover(image: &[u8]) -> Result<Recovered, BadHeader> {
         }
         slot += taken;
     }
-    records.sort_by_key(|r| r.seq);
+    records.sort_by_key(|r: &Record| r.seq);
+    // Two of one number cannot be, but a file may say so.
+    records.dedup_by_key(|r| r.seq);
     let newest = records.last();
     let tail = newest.map_or(0, |r| (r.slot + r.slots) % header.slots);
-    let next_seq = newest.map_or(0, |r| r.seq.saturating_add(1)).max(header.seq_limit);
+    let next_seq = newest.map_or(0, |r| r.seq + 1).max(header.seq_limit);
     records.retain(|r| !r.done);
     Ok(Recovered { header, live: records, tail, next_seq, damaged })
 }
@@ -246,6 +253,9 @@ fn decode_body(salt: u64, data: &[u8], slot: u32, head: &[u8]) -> Option<Record>
     let mut body = [&first[RECORD_HEAD..], second].concat();
     let payload = body.split_off(topic_len);
     let seq = u64_at(head, 24);
+    if seq >= MAX_SEQ {
+        return None;
+    }
     let expires = i64_at(head, 40);
     Some(Record {
         seq,

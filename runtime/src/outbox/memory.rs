@@ -105,7 +105,10 @@ mod tests {
         assert!(numbers(&mut outbox).is_empty());
         outbox.rewind();
         assert_eq!(numbers(&mut outbox), [0, 2]);
-        assert_eq!(outbox.counts(), OutboxCounts { queued: 2, unsaved: 2, acked: 1, ..OutboxCounts::default() });
+        assert_eq!(
+            outbox.counts(),
+            OutboxCounts { queued: 2, unsaved: 2, acked: 1, ..OutboxCounts::default() }
+        );
     }
 
     #[test]
@@ -116,7 +119,10 @@ mod tests {
         }
         assert_eq!(numbers(&mut outbox), [2, 3]);
         outbox.accept(message("12345678"), T0).unwrap();
-        assert_eq!(outbox.counts(), OutboxCounts { queued: 1, unsaved: 1, dropped: 4, ..OutboxCounts::default() });
+        assert_eq!(
+            outbox.counts(),
+            OutboxCounts { queued: 1, unsaved: 1, dropped: 4, ..OutboxCounts::default() }
+        );
         assert_eq!(outbox.accept(message("1234567890"), T0), Err(Full));
         assert_eq!(outbox.counts().queued, 1, "what cannot fit drops nothing");
     }
