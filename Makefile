@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
+.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long test-faults bench bench-peer clean
 
 # mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
 export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -64,6 +64,9 @@ test-rust: ## unit, property, integration and whole-program tests; the demo's pr
 test-long: setup ## the long tiers: ignored tests (soak and the like), then 20 demo clips
 	$(CARGO) test --release --workspace --locked -- --ignored
 	@$(MAKE) --no-print-directory demo-seeds
+
+test-faults: setup ## 10 000 events through each kind of trouble, as a table; FAULT=kill (or another) for one; root for all
+	$(CARGO) test --release --workspace --locked --test faults -- --ignored --nocapture --test-threads=1
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle

@@ -1,4 +1,4 @@
-//! The `feeder` example as a child process, to be killed and started again.
+//! `girasol-feeder` as a child process, to be killed and started again.
 
 use std::{
     fs::{self, File},
@@ -97,7 +97,7 @@ impl Feeder {
         let out = File::create(self.said()).expect("a file for its output");
         let test = std::env::current_exe().expect("the path of this test");
         let profile = test.parent().and_then(Path::parent).expect("a test in target/<profile>/deps");
-        let program = profile.join("examples/feeder");
+        let program = profile.join("girasol-feeder");
         let mut command = match self.prefix.split_first() {
             None => Command::new(&program),
             Some((first, rest)) => {

@@ -1,5 +1,5 @@
 //! A device that publishes numbered events: the real configuration, outbox and publisher, without a model. To be killed
-//! and started again at will: `feeder CONFIG TOTAL RATE DIRECTORY`.
+//! and started again at will: `girasol-feeder CONFIG TOTAL RATE DIRECTORY`.
 //!
 //! It goes on where it stopped: `DIRECTORY/tried` says which numbers have been published, whatever became of them. How
 //! things stand is written to standard output as a line of JSON, ten times a second; `saved` is the first number that
