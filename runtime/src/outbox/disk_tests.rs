@@ -639,8 +639,13 @@ fn fuzz_outbox() {
             found.live.iter().all(|r| r.slots <= found.header.slots && r.slot < found.header.slots),
             "seed {seed}"
         );
-        let (front, _) =
-            assemble(Box::new(FakeDisk::with(image)), found, [random(2) as u8; 16], SYNC, real_clock());
+        let (front, _) = assemble(
+            Box::new(FakeDisk::with(image)),
+            found,
+            [u8::from(random(2) == 0); 16],
+            SYNC,
+            real_clock(),
+        );
         let mut front = front;
         while let Some(out) = front.next(MonoTime(0)) {
             front.settle(|queue| queue.acknowledged(out.seq));
