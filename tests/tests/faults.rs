@@ -168,8 +168,10 @@ impl Row {
         assert_eq!(self.seen.out_of_order, 0, "{}", self.name);
         assert!(self.seen.copies <= 32 * disturbances, "{}: {} copies", self.name, self.seen.copies);
         if let Some((took, bound)) = self.recovery {
-            // The status is read ten times a second, on a machine that has other things to do.
-            assert!(took <= bound + Duration::from_millis(500), "{}: {took:?} of {bound:?}", self.name);
+            // A try that was under way when the fault ended may last five seconds more, and the status is read ten times a
+            // second.
+            let late = Duration::from_millis(5_500);
+            assert!(took <= bound + late, "{}: {took:?} of {bound:?}", self.name);
         }
         if let Some(cpu) = self.cpu {
             assert!(cpu < 0.5, "{}: {cpu} of a processor", self.name);
@@ -250,6 +252,8 @@ impl Case {
         feeder.start();
         feeder.wait(PATIENCE, |s| s.number("acked") >= self.total / 5);
         gate.set(Manner::Stall);
+        // The subscriber gets what the broker has; for a killed broker's last words to it may be lost with its session.
+        pause(2.0);
         self.broker.kill();
         self.broker.wipe();
         self.broker.restart();
@@ -556,7 +560,7 @@ fn killed_at_random(case: Case, seed: u64) -> Row {
         kills += 1;
         // What it said last was up to a tenth of a second before the end.
         let saved = feeder.status().number("saved");
-        let tried = fs::metadata(case.dir.path().join("tried")).unwrap().len();
+        let tried = fs::metadata(case.dir.path().join("tried")).map_or(0, |m| m.len());
         may_miss.extend(saved.min(tried)..tried);
     }
     let seen = case.seen(&may_miss);

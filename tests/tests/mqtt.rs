@@ -54,7 +54,8 @@ fn numbered(n: u32) -> Message {
 
 fn numbers(received: &[Received]) -> Vec<u64> {
     let of = |r: &Received| serde_json::from_str::<Value>(&r.payload).ok()?.get("n")?.as_u64();
-    received.iter().filter(|r| r.topic.ends_with("/event")).filter_map(of).collect()
+    // On a slow machine they may be no news any more.
+    received.iter().filter(|r| r.topic.contains("/event")).filter_map(of).collect()
 }
 
 fn availability(received: &[Received]) -> Vec<&str> {
