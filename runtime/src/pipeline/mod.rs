@@ -9,6 +9,6 @@ mod feed;
 mod processor;
 mod replay;
 
-pub use emit::Emitter;
+pub use emit::{Ages, Emitter};
 pub use processor::{Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};
