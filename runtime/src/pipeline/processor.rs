@@ -84,6 +84,25 @@ impl Processor {
         &self.model
     }
 
+    /// What the model said of the newest snippet.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        self.model.output()
+    }
+
+    /// A sentence about the newest snippet, or an answer about the last minute.
+    pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
+        self.model.write(prompt)
+    }
+
+    /// Forgets everything, for the next recording. What is still open gets no `end`: call [`Self::finish`] before.
+    pub fn restart(&mut self, settings: EventSettings, identity: EventIdentity) -> Result<()> {
+        self.model.reset()?;
+        self.engine = EventEngine::new(self.model.manifest(), settings, identity)?;
+        self.has_previous = false;
+        Ok(())
+    }
+
     /// Takes one snippet; what it says goes to `sink`.
     pub fn step(&mut self, snippet: &Snippet, sink: &mut dyn FnMut(Product)) -> Result<Report> {
         self.step_with(snippet, sink, &mut |_, _| {})
