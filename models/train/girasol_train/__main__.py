@@ -86,6 +86,10 @@ class Job:
     def teacher_checkpoint(self) -> pathlib.Path:
         return self.work / "teacher.pt"
 
+    @property
+    def scored_scenes(self) -> int:
+        return 2 if self.small else ablate.SCENES
+
     def shards(self, kind: str, split: str) -> int:
         return 1 if self.small else SHARDS[kind][split]
 
@@ -152,15 +156,24 @@ def run_scenes(job: Job) -> None:
         scenes.write_tokens(job.work, kind, checkpoint, load(checkpoint), job.splits)
 
 
+def measured(job: Job, name: str, checkpoint: pathlib.Path) -> bool:
+    """Whether the validation report of this very checkpoint is there."""
+    path = job.work / f"{name}.json"
+    return path.exists() and json.loads(path.read_text()).get("checkpoint") == scenes.file_hash(checkpoint)
+
+
 def run_teacher(job: Job) -> None:
     train_fusion.train(
         job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, None), job.teacher_steps,
         job.teacher_minutes, geometry=train_fusion.teacher_config(),
     )  # fmt: skip
+    if measured(job, "teacher", job.teacher_checkpoint):
+        return
     model, student = train_fusion.load_fusion(job.teacher_checkpoint), Fusion(train_fusion.config())
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, student)]
-    report = {"parameters": sizes[0], "student_parameters": sizes[1], "ratio": round(sizes[0] / sizes[1], 2)}
-    report |= {"validation": ablate.measure(model, job.pool("val"))}
+    report = {"checkpoint": scenes.file_hash(job.teacher_checkpoint), "parameters": sizes[0]}
+    report |= {"student_parameters": sizes[1], "ratio": round(sizes[0] / sizes[1], 2)}
+    report |= {"validation": ablate.measure(model, job.pool("val"), scenes=job.scored_scenes)}
     (job.work / "teacher.json").write_text(json.dumps(report, indent=1))
     print(f"teacher: {report}")
 
@@ -177,13 +190,17 @@ def run_distil(job: Job) -> None:
     key = job.key(job.steps, job.init, job.teacher_checkpoint)
     pool = job.pool("train")
     train_fusion.train(pool, job.fusion_checkpoint, key, job.steps, job.minutes, job.init, teacher=teacher)
-    report = {"validation": ablate.measure(train_fusion.load_fusion(job.fusion_checkpoint), job.pool("val"))}
+    if measured(job, "student", job.fusion_checkpoint):
+        return
+    model = train_fusion.load_fusion(job.fusion_checkpoint)
+    report = {"checkpoint": scenes.file_hash(job.fusion_checkpoint)}
+    report |= {"validation": ablate.measure(model, job.pool("val"), scenes=job.scored_scenes)}
     (job.work / "student.json").write_text(json.dumps(report, indent=1))
     print(f"distil: {report}")
 
 
 def run_ablate(job: Job) -> None:
-    seeds, count = (ablate.SEEDS[:1], 2) if job.small else (ablate.SEEDS, ablate.SCENES)
+    seeds, count = ablate.SEEDS[:1] if job.small else ablate.SEEDS, job.scored_scenes
     pools = job.pool("train"), job.pool("val")
     path = job.work / "ablation.json"
     rows = ablate.run(*pools, path, job.tokens_key(), job.ablation_steps, seeds=seeds, scenes=count)

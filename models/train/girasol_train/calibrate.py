@@ -189,7 +189,9 @@ def source_choice(outcomes: dict[str, Outcome]) -> dict[str, Any]:
     for name, score in (("head", source.probability()[pairs]), ("rule", rule[pairs])):
         said = score >= 0.5
         f1 = 2.0 * (said & true).sum() / max(1, said.sum() + true.sum())
-        report[name] = {"ap": round(average_precision(score, true), 4), "f1": round(float(f1), 4)}
+        # Without a positive there is no AP: 0, since the manifest is JSON and cannot hold "not a number".
+        ap = average_precision(score, true) if true.any() else 0.0
+        report[name] = {"ap": round(ap, 4), "f1": round(float(f1), 4)}
     report["shipped"] = "rule" if report["rule"]["ap"] > report["head"]["ap"] else "head"
     return report
 

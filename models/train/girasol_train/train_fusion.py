@@ -342,6 +342,8 @@ def train(
     run = Run.start(init, geometry or config())
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)
+        if run.step >= steps or run.seconds >= minutes * 60:
+            return  # not written again: what is made from this file is keyed by its hash
     history: dict[str, float] = {}
     log = path.with_suffix(".log")
     while run.step < steps and run.seconds < minutes * 60:

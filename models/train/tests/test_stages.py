@@ -147,9 +147,9 @@ def test_a_student_learns_from_its_teacher():
     rng = np.random.default_rng(1)
     drawn = [train_fusion.draw_scene(rng, source, 8) for _ in range(2)]
     batch, texts = train_fusion.collate(drawn), train_fusion.draw_texts(rng, drawn)
-    optimiser = torch.optim.Adam(student.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     lessons = []
-    for _ in range(12):
+    for _ in range(6):
         found = train_fusion.losses(student, batch, texts, teacher)
         optimiser.zero_grad()
         sum(found[name] for name in found if name.startswith("taught")).backward()
@@ -184,7 +184,7 @@ def test_an_ablation_is_resumed_and_has_a_row_per_configuration(
     assert all(r["parameters"] > 500_000 and r["macs"] > 1_000_000 and r["tokens"] == 8 for r in first)
     assert first[2]["macs"] < first[0]["macs"]
     monkeypatch.setattr(ablate, "fit", lambda *_: pytest.fail("what is done must not be run again"))
-    assert table() == first
+    assert repr(table()) == repr(first), "not a number equals itself in print only"
 
 
 def test_plots_are_small_and_well_formed(tmp_path: pathlib.Path):
