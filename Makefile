@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long test-faults fuzz bench bench-peer clean
+# Every target that explains itself.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):[^\#]*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 # mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
 export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -87,6 +88,28 @@ bench: build ## cost of each stage on this machine
 
 bench-peer: setup build ## CPU and memory beside OpenCV + YAMNet + NanoDet in Python; MODELS=folder of their networks
 	@bash runtime/benches/peer/run.sh '$(MODELS)'
+
+# The training environment: the one that exists, or MODEL_ENV, which `model-env` makes.
+MODEL_ENV ?= .cache/model-env
+# The media kit, the folder of caches and checkpoints, and further options of `python -m girasol_train all`.
+DATA ?= $(GIRASOL_DATA)
+WORK ?= .cache/model
+OPTIONS ?=
+girasol_train = ORT_DISABLE_TELEMETRY=1 PYTHONPATH=models/train $(MODEL_ENV)/bin/python -m girasol_train
+
+model-env: ## Python environment for training, CPU-only torch (1.2 GB); MODEL_ENV=folder
+	@bash models/train/environment.sh '$(MODEL_ENV)'
+
+model: model-env ## make the bundle from a media kit, every stage, resumable (hours); DATA=folder WORK=folder
+	@if [[ -z '$(DATA)' ]]; then echo 'make model DATA=folder-of-the-media-kit' >&2; exit 64; fi
+	@$(MAKE) --no-print-directory build
+	$(girasol_train) all --data '$(DATA)' --work '$(WORK)' $(OPTIONS)
+
+model-smoke: model-env ## every training stage on a tiny generated kit (3 minutes; needs `make build`)
+	$(girasol_train).smoke
+
+model-test: model-env ## tests of the training code; what needs the media kit is skipped without GIRASOL_DATA
+	ORT_DISABLE_TELEMETRY=1 $(MODEL_ENV)/bin/python -m pytest --quiet models/train/tests
 
 clean: ## remove what was built and the demo's media
 	$(CARGO) clean

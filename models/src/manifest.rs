@@ -31,6 +31,9 @@ pub struct Manifest {
     pub labels: Labels,
     /// Audible label → visible labels that can make this sound.
     pub sources: BTreeMap<String, Vec<String>>,
+    /// Where the scores "a matching source is in view" come from.
+    #[serde(default)]
+    pub in_view: InView,
     /// Vocabulary and prompts of the text decoder.
     pub text: Text,
     /// Activation scales by node name, for integer kernels; `nodes` is empty while activations are f32.
@@ -188,6 +191,17 @@ impl Thresholds {
             ThresholdChoice::BestF1 => self.best_f1,
         }
     }
+}
+
+/// Where the scores "a matching source is in view" come from; whichever was better on the validation part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InView {
+    /// The model's own head.
+    #[default]
+    Head,
+    /// The highest score of the visible labels that can make the sound; 0 where there are none.
+    Rule,
 }
 
 /// Hysteresis: probability at which an event begins, and below which it ends; `0 < off ≤ on < 1`.

@@ -2,11 +2,13 @@
 //!
 //! One module per station on the data's way:
 //! [`source`] → [`timeline`] → [`frontend`] → [`model`] → [`event`] → [`outbox`] → [`mqtt`];
-//! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`] and [`error`].
+//! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`] and [`error`]; [`eval`] holds
+//! what comes out against what was there.
 
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod eval;
 pub mod event;
 pub mod frontend;
 pub mod model;

@@ -1,20 +1,27 @@
-"""`python -m girasol_train STAGE --data KIT --work DIR`: the stages after the encoders, one command each.
+"""`python -m girasol_train STAGE --data KIT --work DIR`: one command per stage, and one for all.
 
-    scenes     compose tracks and encode them with the two encoder checkpoints of the work directory
-    train      Combiner, latent model and decoder on the cached tokens
-    export     calibration, thresholds and the bundle
-    evaluate   the bundle on the test split; writes evaluation.json into the work directory
-    card       MODEL_CARD.md and ATTRIBUTION.md beside the bundle
-    all        the five in order
+    verify     the kit's files against the hashes of its manifests
+    encoders   the two encoders, distilled from YAMNet and from EfficientNet-lite0 with YOLOX-nano (hours)
+    scenes     compose tracks and encode them with the two encoders: the token cache
+    teacher    Combiner, latent model and decoder at more than four times the student's size
+    distil     the student, from the truth and from the teacher
+    train      the student from the truth alone, instead of `teacher` and `distil`
+    export     calibration, thresholds and the bundle, each file held against torch
+    evaluate   the bundle on the test sources; writes evaluation.json into the work directory
+    final      composed clips of the final sources through `girasol eval`, beside its peers; writes final.json
+    ablate     what each part is worth, at student size on a short schedule; writes ablation.json
+    card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
+    all        verify, encoders, scenes, teacher, distil, export, evaluate, final, ablate, card
 
-Encoders come first: `python -m girasol_train.train_audio` and `python -m girasol_train.train_video`. A stage skips what
-it finds done for the same inputs (checkpoint hashes), and resumes what was interrupted. Defaults of --data and --work
-are GIRASOL_DATA and GIRASOL_WORK.
+A stage skips what it finds done for the same inputs (hashes of files), and resumes what was interrupted; everything is
+seeded. Encoders that are in the work directory are used as they are. `final` needs the girasol program (`make build`).
+A GPU is used by nothing here: every step is small. Defaults of --data and --work are GIRASOL_DATA and GIRASOL_WORK.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
 import hashlib
 import json
@@ -25,8 +32,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import ablate, calibrate, card, evaluate, export, final, plots, scenes, train_fusion
 from . import audio_data as ad
-from . import calibrate, card, evaluate, export, scenes, train_fusion
+from . import train_audio as ta
+from . import train_video as tv
 from . import video_data as vd
 from .audio_encoder import load_audio_encoder
 from .fusion import Fusion
@@ -34,8 +43,9 @@ from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 60, "val": 12, "test": 10}, "video": {"train": 50, "val": 8, "test": 8}}
-STAGES = ("scenes", "train", "export", "evaluate", "card")
+ALL = ("verify", "encoders", "scenes", "teacher", "distil", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
+VERSION = "0.2.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -54,6 +64,11 @@ class Job:
     minutes: float
     init: pathlib.Path | None
     splits: tuple[str, ...]
+    teacher_steps: int = 1500
+    teacher_minutes: float = 1e9
+    encoder_minutes: float = 80.0
+    ablation_steps: int = ablate.STEPS
+    small: bool = False  # a few of everything, to see that all stages run
 
     @property
     def audio_checkpoint(self) -> pathlib.Path:
@@ -67,17 +82,67 @@ class Job:
     def fusion_checkpoint(self) -> pathlib.Path:
         return self.work / "fusion.pt"
 
+    @property
+    def teacher_checkpoint(self) -> pathlib.Path:
+        return self.work / "teacher.pt"
+
+    @property
+    def scored_scenes(self) -> int:
+        return 2 if self.small else ablate.SCENES
+
+    def shards(self, kind: str, split: str) -> int:
+        return 1 if self.small else SHARDS[kind][split]
+
     def folders(self) -> tuple[pathlib.Path, pathlib.Path]:
         checkpoints = (self.audio_checkpoint, self.video_checkpoint)
         return tuple(self.work / f"tokens-{scenes.file_hash(path)}" for path in checkpoints)
 
-    def key(self) -> str:
-        """Changes with the encoders and the schedule."""
-        text = "+".join(f.name for f in self.folders()) + f"+{self.steps}+{self.init and scenes.file_hash(self.init)}"
+    def tokens_key(self) -> str:
+        return "+".join(f.name for f in self.folders())
+
+    def key(self, steps: int, *files: pathlib.Path | None) -> str:
+        """Changes with the encoders, the schedule and the files that training starts from."""
+        text = f"{self.tokens_key()}+{steps}+" + "+".join(str(f and scenes.file_hash(f)) for f in files)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def pool(self, split: str) -> train_fusion.Pool:
         return train_fusion.Pool.load(self.work, *self.folders(), split)
+
+
+def run_verify(job: Job) -> None:
+    """Every file of the kit is there and is what its manifest says."""
+    note, wrong, count = job.work / "verify.done", [], 0
+    manifests = [job.data / kind / "manifest.csv" for kind in ("audio", "images")]
+    if note.exists() and note.read_text() == " ".join(map(scenes.file_hash, manifests)):
+        print("verify: nothing has changed")
+        return
+    for manifest in manifests:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                path, count = job.data / row["file"], count + 1
+                if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+                    wrong.append(row["file"])
+    if wrong:
+        raise SystemExit(f"{job.data}: {len(wrong)} of {count} files are missing or changed, the first is {wrong[0]}")
+    note.write_text(" ".join(map(scenes.file_hash, manifests)))
+    print(f"verify: {count} files as in the manifests")
+
+
+def run_encoders(job: Job) -> None:
+    if not job.audio_checkpoint.exists() or job.audio_checkpoint.with_suffix(".begun").exists():
+        job.audio_checkpoint.with_suffix(".begun").touch()
+        if not job.audio_checkpoint.exists():
+            ta.init(job.data, job.work)
+        ta.Trainer(job.data, job.work, ta.Recipe()).run(job.encoder_minutes)
+        job.audio_checkpoint.with_suffix(".begun").unlink()
+    if not job.video_checkpoint.exists() or job.video_checkpoint.with_suffix(".begun").exists():
+        job.video_checkpoint.with_suffix(".begun").touch()
+        if not job.video_checkpoint.exists():
+            tv.init(job.data, job.work)
+        tv.train(job.data, job.work, job.encoder_minutes, 32, 2e-3)
+        job.video_checkpoint.with_suffix(".begun").unlink()
+    made = (job.audio_checkpoint, job.video_checkpoint)
+    print("encoders: " + ", ".join(f"{path.name} {scenes.file_hash(path)}" for path in made))
 
 
 def run_scenes(job: Job) -> None:
@@ -87,13 +152,70 @@ def run_scenes(job: Job) -> None:
     }
     for kind, (checkpoint, load) in encoders.items():
         for split in job.splits:
-            scenes.write_tracks(job.data, job.work, kind, split, SHARDS[kind][split])
+            scenes.write_tracks(job.data, job.work, kind, split, job.shards(kind, split))
         scenes.write_tokens(job.work, kind, checkpoint, load(checkpoint), job.splits)
 
 
+def measured(job: Job, name: str, checkpoint: pathlib.Path) -> bool:
+    """Whether the validation report of this very checkpoint is there."""
+    path = job.work / f"{name}.json"
+    return path.exists() and json.loads(path.read_text()).get("checkpoint") == scenes.file_hash(checkpoint)
+
+
+def run_teacher(job: Job) -> None:
+    train_fusion.train(
+        job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, None), job.teacher_steps,
+        job.teacher_minutes, geometry=train_fusion.teacher_config(),
+    )  # fmt: skip
+    if measured(job, "teacher", job.teacher_checkpoint):
+        return
+    model, student = train_fusion.load_fusion(job.teacher_checkpoint), Fusion(train_fusion.config())
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (model, student)]
+    report = {"checkpoint": scenes.file_hash(job.teacher_checkpoint), "parameters": sizes[0]}
+    report |= {"student_parameters": sizes[1], "ratio": round(sizes[0] / sizes[1], 2)}
+    report |= {"validation": ablate.measure(model, job.pool("val"), scenes=job.scored_scenes)}
+    (job.work / "teacher.json").write_text(json.dumps(report, indent=1))
+    print(f"teacher: {report}")
+
+
 def run_train(job: Job) -> None:
+    key = job.key(job.steps, job.init)
+    train_fusion.train(job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init)
+
+
+def run_distil(job: Job) -> None:
+    if not job.teacher_checkpoint.exists():
+        raise SystemExit(f"{job.teacher_checkpoint} is missing: run the stage `teacher` first, or `train` instead")
+    teacher = train_fusion.load_fusion(job.teacher_checkpoint)
+    key = job.key(job.steps, job.init, job.teacher_checkpoint)
     pool = job.pool("train")
-    train_fusion.train(pool, job.fusion_checkpoint, job.key(), job.steps, job.minutes, job.init)
+    train_fusion.train(pool, job.fusion_checkpoint, key, job.steps, job.minutes, job.init, teacher=teacher)
+    if measured(job, "student", job.fusion_checkpoint):
+        return
+    model = train_fusion.load_fusion(job.fusion_checkpoint)
+    report = {"checkpoint": scenes.file_hash(job.fusion_checkpoint)}
+    report |= {"validation": ablate.measure(model, job.pool("val"), scenes=job.scored_scenes)}
+    (job.work / "student.json").write_text(json.dumps(report, indent=1))
+    print(f"distil: {report}")
+
+
+def run_ablate(job: Job) -> None:
+    seeds, count = ablate.SEEDS[:1] if job.small else ablate.SEEDS, job.scored_scenes
+    pools = job.pool("train"), job.pool("val")
+    path = job.work / "ablation.json"
+    rows = ablate.run(*pools, path, job.tokens_key(), job.ablation_steps, seeds=seeds, scenes=count)
+    print(card.ablation_table(rows))
+
+
+def run_final(job: Job) -> None:
+    inputs = [job.bundle / "manifest.json"]
+    if unchanged(job, "final", inputs, [job.work / "final.json"]):
+        return
+    rules = manifest_rules(json.loads((job.bundle / "manifest.json").read_text()))
+    count, shards = (4, 1) if job.small else (final.CLIPS, 12)
+    report = final.evaluate_final(job.data, job.work, job.bundle, rules, count=count, shards=shards)
+    (job.work / "final.json").write_text(json.dumps(report, indent=1))
+    finished(job, "final", inputs)
 
 
 def rules_path(job: Job) -> pathlib.Path:
@@ -133,7 +255,10 @@ def run_export(job: Job) -> None:
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     shipped = {kind: {name: {k: v for k, v in rule.items() if k != "validation"} for name, rule in table.items()}
                for kind, table in rules.items()}  # fmt: skip
+    in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
     training = {
+        "in_view": in_view,
+        "teacher": scenes.file_hash(job.teacher_checkpoint) if job.teacher_checkpoint.exists() else None,
         "data": "girasol audio-video training kit, train split without validation sources; synthetic rings and alarms",
         "licences": LICENCES,
         "date": datetime.date.today().isoformat(),
@@ -147,8 +272,9 @@ def run_export(job: Job) -> None:
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
     }
     parts = export.Parts(
-        load_video_encoder(job.video_checkpoint), load_audio_encoder(job.audio_checkpoint), fusion, shipped, training
-    )
+        load_video_encoder(job.video_checkpoint), load_audio_encoder(job.audio_checkpoint), fusion, shipped, training,
+        version=VERSION, in_view=in_view["shipped"],
+    )  # fmt: skip
     export.export_bundle(parts, job.bundle)
     finished(job, "export", inputs)
 
@@ -171,48 +297,77 @@ def run_evaluate(job: Job) -> None:
         print(f"evaluate: {name}", flush=True)
 
     fusion, pool = calibrated(job, job.pool("val")), job.pool("test")
-    note("scenes", evaluate.scene_table(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=6), rules))
+    outcomes = calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=6)
+    note("scenes", evaluate.scene_table(outcomes, rules))
+    note("int8", evaluate.rounding_cost(outcomes, calibrate.run_scenes(fusion, pool, seed=6), rules))
+    note("curves", evaluate.curves(outcomes))
+    note("attention", evaluate.attention(fusion, pool))
     sounds = scenes.AudioBank.load(job.data, job.work, "test")
     views = scenes.VideoBank.load(job.data, job.work, "test")
-    seeds = [[STAGED["seed"], n] for n in range(STAGED["scenes"])]
+    seeds = [[STAGED["seed"], n] for n in range(2 if job.small else STAGED["scenes"])]
     made = [evaluate.staged_scene(np.random.default_rng(seed), sounds, views) for seed in seeds]
     logits = [evaluate.stream_scene(streamer, scene["mel"], scene["frames"]) for scene in made]
     note("staged", {mode: evaluate.staged_report(made, logits, rules, mode) for mode in ("low_false_alarm", "best_f1")})
-    note("quiet", evaluate.quiet_report(streamer, sounds, views, rules, QUIET["scenes"], QUIET["seed"]))
-    note("sentences", evaluate.sentence_scores(streamer, pool, 200))
-    note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test")))
+    count = 2 if job.small else QUIET["scenes"]
+    note("quiet", evaluate.quiet_report(streamer, sounds, views, rules, count, QUIET["seed"]))
+    note("sentences", evaluate.sentence_scores(streamer, pool, 5 if job.small else 200))
+    note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test"), rules))
     note("clips", evaluate.clip_accuracy(streamer, ad.load_clips(job.data, job.work, "test")))
-    note("onset", evaluate.onset_sweep(streamer, sounds, rules))
+    note("onset", evaluate.onset_sweep(streamer, sounds, rules, phases=2 if job.small else 8))
     finished(job, "evaluate", inputs)
 
 
 def run_card(job: Job) -> None:
     report = json.loads((job.work / "evaluation.json").read_text())
+    for name in ("final", "ablation", "teacher", "student"):
+        path = job.work / f"{name}.json"
+        if path.exists():
+            report[name] = json.loads(path.read_text())
+    logs = {name: job.work / f"{name}.log" for name in ("teacher", "fusion")}
+    plots.write(report, {name: path for name, path in logs.items() if path.exists()}, job.bundle.parent / "plots")
     card.write_card(job.bundle, report, job.bundle.parent / "MODEL_CARD.md")
     card.write_attribution(job.data, job.bundle.parent / "ATTRIBUTION.md")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=(*STAGES, "all"))
-    parser.add_argument("--data", help="the training kit")
-    parser.add_argument("--work", help="caches and checkpoints")
-    parser.add_argument("--bundle", type=pathlib.Path, default=REPOSITORY / "models" / "bundle")
-    parser.add_argument("--steps", type=int, default=3000, help="training steps")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop training after this long, schedule included")
-    parser.add_argument("--init", type=pathlib.Path, help="start training from this fusion checkpoint")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
-    options = parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m girasol_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("stage", choices=(*STAGES, "all"))
+    made.add_argument("--data", help="the training kit")
+    made.add_argument("--work", help="caches and checkpoints")
+    made.add_argument("--bundle", type=pathlib.Path, default=REPOSITORY / "models" / "bundle")
+    made.add_argument("--steps", type=int, default=3000, help="training steps of the student")
+    made.add_argument("--minutes", type=float, default=1e9, help="stop the student after this long, schedule included")
+    made.add_argument("--teacher-steps", type=int, default=1500)
+    made.add_argument("--teacher-minutes", type=float, default=1e9)
+    made.add_argument("--encoder-minutes", type=float, default=80.0, help="of each encoder")
+    made.add_argument("--ablation-steps", type=int, default=ablate.STEPS, help="about 0.5 s of one core each, 36 runs")
+    made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
+    made.add_argument("--small", action="store_true", help="a few of everything: only to see that the stages run")
+    return made
+
+
+STAGES = {
+    "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
+    "distil": run_distil, "train": run_train, "export": run_export, "evaluate": run_evaluate, "final": run_final,
+    "ablate": run_ablate, "card": run_card,
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     job = Job(
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
-        options.init, tuple(options.splits.split(",")),
+        options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
+        options.encoder_minutes, options.ablation_steps, options.small,
     )  # fmt: skip
-    stages = dict(zip(STAGES, (run_scenes, run_train, run_export, run_evaluate, run_card), strict=True))
-    for stage in STAGES if options.stage == "all" else (options.stage,):
+    for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)
-        stages[stage](job)
+        STAGES[stage](job)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Everything random takes a `numpy.random.Generator`, so a seed fixes the result. Clips are decoded once into one int16
 file in the work directory and then only mapped. Clips of the kit's `train` split are divided again, by source id, into
-`train` and `val` (12 %); `test` is left alone until evaluation.
+`train` and `val` (12 %); `test` is left alone until evaluation, and its part `final` until the last one (splits.py).
 
 Waveforms are mono f32 at 16 kHz, full scale = 1.
 """
@@ -23,6 +23,7 @@ import scipy.signal
 import soundfile
 
 from .frontend import SAMPLE_RATE
+from .splits import is_final
 
 Maker = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
@@ -90,16 +91,16 @@ def read_manifest(data: pathlib.Path) -> list[dict[str, str]]:
 
 
 def split_of(row: dict[str, str]) -> str:
-    """`train`, `val` or `test` of a manifest row; decided by the source, never by the clip."""
+    """`train`, `val`, `test` or `final` of a manifest row; decided by the source, never by the clip."""
     if row["split"] == "test":
-        return "test"
+        return "final" if is_final(row["source_id"]) else "test"
     digest = hashlib.sha256((VALIDATION_SALT + row["source_id"]).encode()).hexdigest()
     return "val" if int(digest[:8], 16) / 2.0**32 < VALIDATION_SHARE else "train"
 
 
 def load_clips(data: str | os.PathLike, work: str | os.PathLike, split: str) -> list[Clip]:
-    """Clips of `train`, `val` or `test` in manifest order; decodes all of them at the first call."""
-    if split not in ("train", "val", "test"):
+    """Clips of `train`, `val`, `test` or `final` in manifest order; decodes all of them at the first call."""
+    if split not in ("train", "val", "test", "final"):
         raise ValueError(f"no such split: {split}")
     data, work = pathlib.Path(data), pathlib.Path(work)
     rows = read_manifest(data)

@@ -15,7 +15,7 @@ import torch
 from . import scenes
 from .fusion import SNIPPET_SECONDS, Fusion
 from .labels import AMBIENCE, AUDIBLE_IDS, VISIBLE_IDS
-from .train_fusion import Pool, collate, draw_scene
+from .train_fusion import Pool, collate, draw_scene, maker_matrix
 
 # False alarms allowed per hour of composed scenes, which hold about a thousand other sounds and five hundred cuts an
 # hour, far more than a home: most for what people want to know about, little for the rest.
@@ -172,6 +172,28 @@ def average_precision(score: np.ndarray, true: np.ndarray) -> float:
     order = np.argsort(-score, kind="stable")
     hit = true[order].astype(np.float64)
     return float((np.cumsum(hit) / np.arange(1, len(hit) + 1) * hit).sum() / hit.sum()) if hit.any() else float("nan")
+
+
+# ---------------------------------------------------------------- source in view
+
+
+def source_choice(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+    """Is a matching source in view: the model's own head, or the rule "one of its sources is seen"? AP and F1 of both
+    where the sound truly is there; the better AP ships."""
+    makers, heard, source = maker_matrix(), outcomes["audible"], outcomes["source"]
+    seen = outcomes["visible"].probability()
+    rule = np.stack([seen[..., m > 0].max(axis=-1) if m.any() else np.zeros(seen.shape[:2]) for m in makers], axis=-1)
+    pairs = (heard.target >= 0.5) & (heard.weight > 0) & (source.weight > 0) & (makers.sum(axis=1) > 0)
+    true = source.target[pairs] >= 0.5
+    report: dict[str, Any] = {"pairs": int(pairs.sum()), "true": int(true.sum())}
+    for name, score in (("head", source.probability()[pairs]), ("rule", rule[pairs])):
+        said = score >= 0.5
+        f1 = 2.0 * (said & true).sum() / max(1, said.sum() + true.sum())
+        # Without a positive there is no AP: 0, since the manifest is JSON and cannot hold "not a number".
+        ap = average_precision(score, true) if true.any() else 0.0
+        report[name] = {"ap": round(ap, 4), "f1": round(float(f1), 4)}
+    report["shipped"] = "rule" if report["rule"]["ap"] > report["head"]["ap"] else "head"
+    return report
 
 
 # ---------------------------------------------------------------- rules

@@ -51,12 +51,18 @@ TRAINING = """## How it was made
 2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
    any sound track with any picture track, with missing frames, modalities and gaps.
 3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
-   two decoder layers: {steps:,} steps of 256 snippets on two shared CPU cores, after a warm start of {warm:,} steps.
+   two decoder layers: {steps:,} steps of 256 snippets on shared CPU cores, after a warm start of {warm:,}{taught}.
 4. Calibration per label (folded into the heads), thresholds, int8 weights per channel; every exported file agrees with
    torch within 1e-4.
 
 Data: {data}. Media licences: {licences}. Credits: [ATTRIBUTION.md](ATTRIBUTION.md).
-Split by source; validation carved out of train by hash of the source id; nothing of the test split was trained on.
+Split by source; validation carved out of train by hash of the source id; nothing of the test split was trained on. Two
+fifths of the test sources are *final*: kept for the last evaluation ([list](train/girasol_train/final_sources.txt));
+the first bundle (0.1.0) had been measured on all of them before the list was drawn.
+
+The media kit is not part of the repository, so the training can be repeated only by those who have it; what anybody can
+repeat is the evaluation of the shipped files, on clips of their own: `girasol eval`
+([how](../docs/reference/eval.md)).
 """
 
 
@@ -134,15 +140,24 @@ def other_sections(report: dict[str, Any]) -> str:
         f"{clips['accuracy']:.3f} over 39 classes, macro recall {clips['macro_recall']:.3f} (ridge on YAMNet's "
         "embeddings: 0.88 / 0.85).\n"
     )
+    pictures = report["pictures"]
     rows = [
-        [name, r["positive"], *(v for k in ("human", "assumed") for v in (r[f"{k}_negative"], number(r[f"{k}_ap"])))]
-        for name, r in report["pictures"].items()
-    ]
-    head = ["label", "positive", "negative (human)", "AP", "negative (assumed too)", "AP"]
+        [name, r["positive"], *(v for k in ("human", "assumed") for v in (r[f"{k}_negative"], number(r[f"{k}_ap"]))),
+         number(r.get("f1")), number(r.get("yolox_f1"))]
+        for name, r in pictures.items()
+    ]  # fmt: skip
+    head = ["label", "positive", "negative (human)", "AP", "negative (assumed too)", "AP", "F1", "F1, YOLOX-nano"]
+    shared = [r for name, r in pictures.items() if "yolox_f1" in r and r["positive"] >= 8 and name != "person"]
+    means = [sum(r[k] for r in shared) / max(1, len(shared)) for k in ("f1", "yolox_f1")]
+    macro = [number(mean) if shared else "-" for mean in means]
     parts.append(
         "## Test pictures\n\nWhole pictures, shown still for one snippet, without sound. Human negatives are few, so "
         "the first AP is flattering; *assumed* adds catalogue pictures of other things in which YOLOX-nano finds "
-        "nothing of the label.\n\n" + table(head, rows)
+        "nothing of the label. F1 on human labels alone: ours at the `best_f1` threshold on 128 x 96, YOLOX-nano's at "
+        "0.3 on the full-size picture.\n\n"
+        + table(head, rows)
+        + f"\nMacro F1 over the {len(shared)} tags beside `person` that both know, with at least 8 pictures: "
+        f"{macro[0]}, YOLOX-nano {macro[1]}.\n"
     )
     sentences = report["sentences"]
     rows = [[k, r["count"], number(r["exact"]), number(r["label_f1"])] for k, r in sentences["table"].items()]
@@ -159,6 +174,118 @@ def other_sections(report: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def taught(report: dict[str, Any], training: dict[str, Any]) -> str:
+    model = report.get("teacher")
+    if not model or not training.get("teacher"):
+        return ""
+    return f", half of its label and text losses from a teacher of {model['ratio']} times the parameters"
+
+
+def spread(entry: dict[str, float], digits: int = 3) -> str:
+    """Value and interval, or mean and range."""
+    value = entry.get("value", entry.get("mean"))
+    return f"{number(value, digits)} ({number(entry['low'], digits)} – {number(entry['high'], digits)})"
+
+
+def figure_rows(entries: dict[str, dict[str, float]]) -> list[list[str]]:
+    return [[name, spread(entry)] for name, entry in entries.items()]
+
+
+def ablation_table(rows: list[dict[str, Any]]) -> str:
+    metrics = {"audible_map": "audible mAP", "visible_map": "visible mAP", "source_ap": "source AP",
+               "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
+    body = [[r["name"], f"{r['parameters'] / 1e6:.2f} M", f"{r['macs'] / 1e6:.1f} M", r["tokens"], r["seeds"],
+             *(spread(r[m]) for m in metrics)] for r in rows]  # fmt: skip
+    return table(["", "parameters", "MAC", "tokens", "seeds", *metrics.values()], body)
+
+
+def ablation_section(ablation: dict[str, Any]) -> str:
+    schedule, rows = ablation["schedule"], ablation["rows"]
+    first = rows[0]
+    better = [f"{r['name']} ({m})" for r in rows[1:] for m in ("audible_map", "visible_map", "source_ap", "words")
+              if r[m]["low"] > first[m]["high"]]  # fmt: skip
+    verdict = ", ".join(better) if better else "none"
+    return (
+        "## What each part is worth\n\nStudent size, from scratch, the same "
+        f"{schedule['steps']} steps of {schedule['snippets_per_step']} snippets for every row, mean and range over the "
+        "seeds, on validation scenes of 64 snippets. Parameters and MAC per snippet of Combiner and latent model. "
+        "*Words* and *answers*: answers to questions, word by word and whole, each word given the right ones before. "
+        "So short a schedule ranks what is learned quickly and says little about answers.\n\n"
+        + ablation_table(rows)
+        + f"\nAbove the first row by more than the range of the seeds: {verdict}.\n"
+    )
+
+
+def final_section(report: dict[str, Any]) -> str:
+    runtime, found = report["runtime"], []
+    found.append(
+        f"## Final sources, through the runtime\n\n{report['clips']} composed clips of half a minute from the sources "
+        "kept for this, played by `girasol eval` through the shipped files; a tenth has no picture, a tenth no sound. "
+        "Value and 95 % bootstrap interval over clips; differences are paired.\n"
+    )
+    found.append(table(["audible, mean AP", "(95 %)"], figure_rows(report["audible_map"])))
+    found.append(table(["visible", "(95 %)"], figure_rows(report["visible"]["map"])))
+    tags = report["visible"]["tags"]
+    systems = [k for k in ("girasol", "YOLOX-nano", "girasol - YOLOX-nano") if k in next(iter(tags.values()))]
+    rows = [[name, t["snippets"], *(spread(t[k], 2) for k in systems)] for name, t in tags.items()]
+    found.append(
+        "F1 on the same frames of 128 x 96 (ours at the `best_f1` threshold, YOLOX-nano's at 0.3, the frames "
+        "scaled up to its own 416 x 416):\n\n" + table(["tag", "snippets", *systems], rows)
+    )
+    source = report["source"]
+    title = f"Source in view, {source['pairs']} pairs of snippet and sound, {source['true']} of them true:\n\n"
+    found.append(title + table(["as shipped (head) and by the rule", "(95 %)"], figure_rows(source["figures"])))
+    rows = []
+    for row in runtime["labels"]:
+        events = row.get("events")
+        if events and events["there"]:
+            rows.append([row["label"], "on" if row["enabled"] else "off", f"{events['found']}/{events['there']}",
+                         " – ".join(number(v) for v in events["recall_95"]), events["false_without"],
+                         number(events["hours_without"]), number(events["false_per_hour"], 1),
+                         number(events["false_per_hour_bound_95"], 1)])  # fmt: skip
+    found.append(
+        "Events at the shipped thresholds; false ones in clips without the label, with the one-sided 95 % bound:\n\n"
+        + table(["label", "default", "found", "95 %", "false", "hours", "false/h", "at most"], rows)
+    )
+    sentences, answers = report["sentences"], report["answers"]
+    found.append(
+        f"Captions ({sentences['count']} snippets), label F1, against a template over the same scores:\n\n"
+        + table(["", "(95 %)"], figure_rows(sentences["figures"]))
+        + f"\nAnswers, word for word: {answers['decoder_right']} of {answers['asked']} by the decoder, "
+        f"{answers['history_right']} by the history of the same scores.\n"
+    )
+    samples = [[number(s["f1"]), s["said"], s["template"], s["truth"]] for s in sentences["samples"]]
+    found.append("Samples, worst first:\n\n" + table(["F1", "said", "template", "truth"], samples))
+    return "\n".join(found)
+
+
+def more_sections(report: dict[str, Any], training: dict[str, Any], folder: pathlib.Path) -> list[str]:
+    parts = []
+    if "final" in report:
+        parts.append(final_section(report["final"]))
+    if "int8" in report:
+        text = "Combiner, latent model and heads with int8-rounded and with f32 weights, on the composed test scenes; "
+        text += "the encoders' weights are rounded in neither. Paired differences.\n\n"
+        parts.append("## What int8 costs\n\n" + text + table(["", "(95 %)"], figure_rows(report["int8"])))
+    choice = training.get("in_view")
+    if choice:
+        rows = [[name, number(choice[name]["ap"]), number(choice[name]["f1"])] for name in ("head", "rule")]
+        text = f"Validation scenes, {choice['pairs']} pairs of snippet and sound; the {choice['shipped']} ships.\n\n"
+        parts.append("## Source in view: the model's head or the rule\n\n" + text + table(["", "AP", "F1"], rows))
+    scored = {name: report[name]["validation"] for name in ("teacher", "student") if name in report}
+    if len(scored) == 2:
+        rows = [[m, *(number(scored[name][m], 3) for name in scored)] for m in scored["teacher"]]
+        sizes = report["teacher"]
+        text = f"{sizes['parameters']:,} against {sizes['student_parameters']:,} parameters; validation scenes.\n\n"
+        parts.append("## Teacher and student\n\n" + text + table(["", *scored], rows))
+    if "ablation" in report:
+        parts.append(ablation_section(report["ablation"]))
+    plots = sorted(p.name for p in (folder / "plots").glob("*.svg"))
+    if plots:
+        parts.append("## Plots\n\n" + "\n".join(f"![{p[:-4]}](plots/{p})" for p in plots) + "\n")
+    return parts
+
+
 def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathlib.Path) -> None:
     body = json.loads((bundle / "manifest.json").read_text())
     training = body["training"]
@@ -168,12 +295,14 @@ def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathli
         LIMITS,
         TRAINING.format(
             audio=training["snippets"]["audio"], video=training["snippets"]["video"], steps=training["fusion_steps"],
-            warm=training["warm_start_steps"], data=training["data"], licences=training["licences"],
+            warm=training["warm_start_steps"], taught=taught(report, training), data=training["data"],
+            licences=training["licences"],
         ),
         scene_section(report["scenes"]),
         staged_section(report["staged"]),
         quiet_section(report["quiet"]),
         other_sections(report),
+        *more_sections(report, training, destination.parent),
     ]  # fmt: skip
     destination.write_text("\n".join(sections))
 

@@ -14,19 +14,23 @@ import re
 from typing import Any
 
 import numpy as np
+import torch
 
 from . import audio_data as ad
-from . import calibrate, scenes, stories, text
+from . import calibrate, intervals, scenes, stories, text
 from . import video_data as vd
 from .export import Streamer
 from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SNIPPET_SAMPLES, frame_tensor, log_mel
 from .fusion import SNIPPET_SECONDS, Fusion
 from .labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS
 from .quant import fake_quant_weights
-from .train_fusion import Pool, draw_scene
+from .train_fusion import Pool, collate, draw_scene
 
 OFFSETS = np.array([0.24, 0.72], np.float32)
 STAGED_SNIPPETS = 40
+# Visible labels that COCO has classes for.
+DETECTED = frozenset({"person", "dog", "cat", "bird", "farm_animal", "wild_animal", "car", "motorbike", "train",
+                      "aircraft", "boat", "screen"})  # fmt: skip
 Rules = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -58,6 +62,77 @@ def scene_table(outcomes: dict[str, calibrate.Outcome], rules: Rules) -> list[di
                 "false": counts["false"], "false_per_hour": counts["false"] / calibrate.hours(outcome),
             })  # fmt: skip
     return rows
+
+
+def rounding_cost(rounded_: dict[str, calibrate.Outcome], plain: dict[str, calibrate.Outcome], rules: Rules,
+                  resamples: int = 200) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Mean AP and macro F1 with int8-rounded and with f32 weights after the same encoders, and their paired difference
+    with its 95 % bootstrap interval over scenes."""
+    figures, pairs = {}, []
+    for kind in ("audible", "visible"):
+        for name, outcome in (("int8", rounded_[kind]), ("f32", plain[kind])):
+            score = outcome.probability()
+            on = np.array([rules[kind][label]["thresholds"]["best_f1"]["on"] for label in outcome.ids])
+
+            def mean_ap(picked, o=outcome, score=score):
+                return intervals.mean_ap(score[picked], o.target[picked], o.weight[picked])
+
+            def macro_f1(picked, o=outcome, score=score, on=on):
+                values = []
+                for i in range(len(o.ids)):
+                    known = o.weight[picked][..., i] >= 0.5
+                    true = o.target[picked][..., i][known] >= 0.5
+                    if true.any():
+                        values.append(intervals.f1(score[picked][..., i][known] >= on[i], true))
+                return float(np.mean(values)) if values else float("nan")
+
+            figures |= {f"{kind} mAP {name}": mean_ap, f"{kind} macro F1 {name}": macro_f1}
+        pairs += [(f"{kind} {m} int8", f"{kind} {m} f32") for m in ("mAP", "macro F1")]
+    return intervals.intervals(figures, len(plain["audible"].logits), pairs, resamples)
+
+
+def curves(outcomes: dict[str, calibrate.Outcome], points: int = 40) -> dict[str, Any]:
+    """Numbers behind the plots: reliability and precision-recall over all labels, confusion of what is heard."""
+    result: dict[str, Any] = {}
+    for kind in ("audible", "visible"):
+        outcome = outcomes[kind]
+        known = outcome.weight >= 0.5
+        p, true = outcome.probability()[known], outcome.target[known] >= 0.5
+        place = np.clip((p * 10).astype(int), 0, 9)
+        bins = [place == k for k in range(10)]
+        rows = [[float(p[b].mean()), float(true[b].mean()), int(b.sum())] for b in bins if b.any()]
+        result[f"{kind}_reliability"] = rows
+        order = np.argsort(-p, kind="stable")
+        hits = np.cumsum(true[order])
+        at = np.unique(np.linspace(0, len(p) - 1, 4000).astype(int))
+        recall, precision = hits[at] / max(1, hits[-1]), hits[at] / (at + 1)
+        grid = np.linspace(0.0, 1.0, points)
+        best = [float(precision[recall >= r].max(initial=0.0)) for r in grid]
+        result[f"{kind}_precision_recall"] = [[float(r), b] for r, b in zip(grid, best, strict=True)]
+    outcome = outcomes["audible"]
+    alone = ((outcome.target >= 0.5) & (outcome.weight > 0)).sum(-1) == 1
+    true, said = outcome.target[alone].argmax(-1), outcome.probability()[alone].argmax(-1)
+    matrix = np.zeros((len(outcome.ids), len(outcome.ids)), int)
+    np.add.at(matrix, (true, said), 1)
+    result["confusion"] = matrix.tolist()
+    return result
+
+
+def attention(fusion: Fusion, pool: Pool, scenes_: int = 16) -> dict[str, list[list[float]]]:
+    """What the Combiner's summaries read: mean weight of each output token on each token of its own modality."""
+    combiner = fusion.combiner
+    if not hasattr(combiner, "read_video"):
+        return {}
+    rng = np.random.default_rng(41)
+    sums: dict[str, list[np.ndarray]] = {"video": [], "audio": []}
+    with torch.no_grad():
+        for k in range(min(scenes_, len(pool.audio["tokens"]))):
+            batch = collate([draw_scene(rng, pool, scenes.SNIPPETS, audio_track=k)])
+            names = ("video", "audio", "frame_present", "audio_present", "frame_offset")
+            video, audio, seen, heard = combiner.stamp(*(batch[name].flatten(0, 1) for name in names))
+            for name, tokens, reader in (("video", video, combiner.read_video), ("audio", audio, combiner.read_audio)):
+                sums[name].append(torch.softmax(reader.scores(tokens), dim=1).mean(0).T.numpy())
+    return {name: np.mean(values, axis=0).round(4).tolist() for name, values in sums.items()}
 
 
 # ---------------------------------------------------------------- staged scenes
@@ -200,11 +275,12 @@ def clip_accuracy(streamer: Streamer, clips: list[ad.Clip]) -> dict[str, Any]:
             "recall": recall}  # fmt: skip
 
 
-def picture_scores(streamer: Streamer, pictures: list[vd.Picture]) -> dict[str, dict[str, float]]:
+def picture_scores(streamer: Streamer, pictures: list[vd.Picture], rules: Rules) -> dict[str, dict[str, float]]:
     """AP per visible label over whole test pictures shown still for one snippet, sound missing.
 
     Twice: against human labels alone, where negatives are few, and with assumed negatives (catalogue pictures of
-    something else in which the detector finds nothing of the label).
+    something else in which the detector finds nothing of the label). F1 on human labels alone, at the `best_f1`
+    threshold, beside YOLOX-nano's at 0.3 on the full-size picture for the labels it knows.
     """
     stills = [vd.whole_view(picture) for picture in pictures]
     score = np.stack([stream_scene(streamer, None, np.stack([still, still]))["visible"][0] for still in stills])
@@ -217,6 +293,12 @@ def picture_scores(streamer: Streamer, pictures: list[vd.Picture]) -> dict[str, 
             true = truth[known] >= 0.5
             table[name] |= {"positive": int(true.sum()), f"{key}_negative": int((~true).sum()),
                             f"{key}_ap": calibrate.average_precision(score[known, i], true)}  # fmt: skip
+        known = np.isfinite(human[:, i])
+        true, said = human[known, i] >= 0.5, 1.0 / (1.0 + np.exp(-score[known, i]))
+        table[name]["f1"] = intervals.f1(said >= rules["visible"][name]["thresholds"]["best_f1"]["on"], true)
+        if name in DETECTED:
+            detector = np.array([picture.detector_score(name) for picture in pictures])[known]
+            table[name]["yolox_f1"] = intervals.f1(detector >= 0.3, true)
     return table
 
 

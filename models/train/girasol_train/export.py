@@ -3,7 +3,10 @@
 Everything is built in a fresh folder beside the destination and moved into place at the end, so a reader never sees
 half a bundle. Each file is asserted to agree with the torch module whose weights were rounded to the same int8 values.
 
-Golden run (`golden.json`, `golden.bin`): GOLDEN_SNIPPETS snippets of generated input through the files themselves.
+Golden run (`golden.json`, `golden.bin`): GOLDEN_SNIPPETS snippets of generated input. The encoders' tokens come from
+the files; everything after them from torch, which computes the whole sequence at once under the banded mask. So whoever
+steps through the snippets and agrees with it has shown that streaming equals the batch run. The files are held against
+it here, snippet by snippet, before it is written.
 `golden.json` lists `tensors` {name: {dtype, shape, offset}} (little-endian, in `golden.bin`) and `decodes`
 [{prompt, tokens}] run after the last snippet: `prompt` with `<bos>`, `tokens` as written greedily, `<eos>` excluded.
 Inputs: `mel` f16 [S, 96, 64]; `pixels` u8 [S, 2, 12, 16, 3], each standing for 8 x 8 pixels of a frame (128 x 96);
@@ -36,7 +39,7 @@ from .quant import fake_quant_weights, onnx_session, parity, quantise_weights_on
 
 OPSET = 17
 TOLERANCE = 1e-4
-GOLDEN_SNIPPETS = 3
+GOLDEN_SNIPPETS = 4
 GRAPH_NAMES = ("video_encoder", "audio_encoder", "combiner", "latent", "decoder")
 LATENT_OUTPUTS = ("latents", "next_tokens", "audible", "visible", "source", "k_new", "v_new", "cross_k", "cross_v")
 DEFAULT_THRESHOLDS = {"low_false_alarm": {"on": 0.9, "off": 0.6}, "best_f1": {"on": 0.5, "off": 0.35}}
@@ -52,6 +55,7 @@ class Parts:
     rules: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {"audible": {}, "visible": {}})
     training: dict[str, Any] = field(default_factory=dict)
     version: str = "0.1.0"
+    in_view: str = "head"  # or "rule": one of a sound's sources is seen
 
 
 class LatentStep(nn.Module):
@@ -249,26 +253,45 @@ def writable(first: bool) -> np.ndarray:
 
 
 def golden_inputs(seed: int = 7) -> dict[str, np.ndarray]:
-    """A missing frame and a gap in snippet 1, no audio in snippet 2."""
+    """A missing frame and a gap in snippet 1, no audio in snippet 2, no picture in snippet 3."""
     rng, s, k = np.random.default_rng(seed), GOLDEN_SNIPPETS, frontend.FRAMES_PER_SNIPPET
     smooth = rng.standard_normal((s, frontend.MEL_FRAMES, 8)).repeat(frontend.MEL_BINS // 8, axis=2)
     noise = rng.standard_normal((s, frontend.MEL_FRAMES, frontend.MEL_BINS))
     frame_present, audio_present = np.ones((s, k), np.float32), np.ones((s, 1), np.float32)
-    frame_present[1, 1], audio_present[2, 0] = 0.0, 0.0
+    frame_present[1, 1], audio_present[2, 0], frame_present[3] = 0.0, 0.0, 0.0
+    offset, dt = np.tile(np.float32([0.24, 0.72]), (s, 1)), np.full((s, 1), 0.96, np.float32)
+    offset[1], offset[2], dt[1] = (0.20, 0.0), (0.25, 0.75), 1.92
+    offset *= frame_present
     return {
         "mel": (-3.0 + smooth + 0.5 * noise).astype(np.float16),
         "pixels": rng.integers(0, 256, (s, k, 12, 16, 3), dtype=np.uint8),
         "frame_present": frame_present,
         "audio_present": audio_present,
-        "frame_offset": np.array([[0.24, 0.72], [0.20, 0.0], [0.25, 0.75]], np.float32),
-        "dt": np.array([[0.96], [1.92], [0.96]], np.float32),
+        "frame_offset": offset,
+        "dt": dt,
     }
 
 
-def write_golden(folder: pathlib.Path, config: FusionConfig) -> dict[str, Any]:
-    """Run the golden input through the files in `folder`; returns the manifest entry."""
+GOLDEN_OUTPUTS = ("tokens", "audible", "visible", "source", "next_tokens")
+
+
+@torch.no_grad()
+def batch_outputs(fusion: Fusion, encoded: list[dict[str, np.ndarray]], inputs: dict[str, np.ndarray]
+                  ) -> dict[str, np.ndarray]:  # fmt: skip
+    """The golden sequence in one piece: outputs [S, ...] of the module with the files' weights."""
+    scene = {name: torch.from_numpy(np.stack([e[f"{name}_tokens"] for e in encoded], axis=1))
+             for name in ("video", "audio")}  # fmt: skip
+    names = ("frame_present", "audio_present", "frame_offset", "dt")
+    out = fusion.scene(scene | {name: torch.from_numpy(inputs[name][None]) for name in names})
+    return {name: out[name][0].numpy() for name in GOLDEN_OUTPUTS}
+
+
+def write_golden(folder: pathlib.Path, config: FusionConfig, fusion: Fusion) -> dict[str, Any]:
+    """Run the golden input through the files in `folder` and, at once, through `fusion`, which must hold the files'
+    rounded weights; returns the manifest entry."""
     inputs, streamer, previous = golden_inputs(), Streamer(folder, config), None
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("tokens", "audible", "visible", "source", "next_tokens")}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in GOLDEN_OUTPUTS}
+    encoded: list[dict[str, np.ndarray]] = []
     for s in range(GOLDEN_SNIPPETS):
         frames: list[np.ndarray | None] = []
         for k in range(frontend.FRAMES_PER_SNIPPET):
@@ -279,16 +302,22 @@ def write_golden(folder: pathlib.Path, config: FusionConfig) -> dict[str, Any]:
             frames.append(frontend.frame_tensor(picture, previous))
             previous = picture
         mel = inputs["mel"][s].astype(np.float32) if inputs["audio_present"][s, 0] else None
-        out = streamer.snippet(streamer.encode(frames, mel), inputs["frame_offset"][s], float(inputs["dt"][s, 0]))
+        encoded.append(streamer.encode(frames, mel))
+        out = streamer.snippet(encoded[-1], inputs["frame_offset"][s], float(inputs["dt"][s, 0]))
         for name, values in rows.items():
             values.append(out[name][0])
+    batch = batch_outputs(fusion, encoded, inputs)
+    error = max(float(np.abs(np.stack(rows[name]) - batch[name]).max()) for name in GOLDEN_OUTPUTS)
+    print(f"export golden: streaming against batch, error {error:.1e}")
+    if not error <= TOLERANCE:
+        raise ValueError(f"streaming differs from the batch run by {error}")
     prompts = [
         text.prompt_ids("event", text.hear("dog_bark")), text.prompt_ids("event", text.see("cat")),
         text.prompt_ids("caption"), text.prompt_ids("ask", question="is anyone speaking?"),
     ]  # fmt: skip
     decodes = [{"prompt": p, "tokens": streamer.write(p)} for p in prompts]
     tensors, blob = {}, b""
-    for name, value in (inputs | {n: np.stack(v) for n, v in rows.items()}).items():
+    for name, value in (inputs | batch).items():
         kind = {"float16": "f16", "float32": "f32", "uint8": "u8"}[str(value.dtype)]
         tensors[name] = {"dtype": kind, "shape": list(value.shape), "offset": len(blob)}
         blob += np.ascontiguousarray(value).tobytes()
@@ -344,6 +373,7 @@ def manifest(parts: Parts, entries: dict[str, Any], golden: dict[str, Any]) -> d
             "visible": label_entries(VISIBLE, parts.rules["visible"]),
         },
         "sources": SOURCES,
+        "in_view": parts.in_view,
         "text": {
             "vocab": list(text.vocabulary()), "pad": text.PAD, "bos": text.BOS, "eos": text.EOS, "unk": text.UNK,
             "max_output": text.MAX_OUTPUT, "max_question": text.MAX_QUESTION, "prompts": text.PROMPTS,
@@ -360,7 +390,8 @@ def export_bundle(parts: Parts, destination: pathlib.Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     config = parts.fusion.config
     entries = {name: export_graph(graph, config, folder / f"{name}.onnx") for name, graph in graphs(parts).items()}
-    body = manifest(parts, entries, write_golden(folder, config))
+    rounded = fake_quant_weights(copy.deepcopy(parts.fusion)).eval()
+    body = manifest(parts, entries, write_golden(folder, config, rounded))
     (folder / "manifest.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
     if destination.exists():
         old = destination.with_name(f".{destination.name}.old")

@@ -40,6 +40,8 @@ class FusionConfig:
     read_memory: int = 4
     read_video: int = 4  # the summarised video and audio tokens become the snippet's tokens: together snippet_tokens
     dropout: float = 0.1
+    token_dim: int = 128  # width of the encoders' tokens; `dim` may be larger inside a teacher
+    late: bool = False  # video and audio tokens never see each other before the heads
 
     def as_dict(self) -> dict[str, int | float | str]:
         return dataclasses.asdict(self)
@@ -153,26 +155,73 @@ class TimeEmbedding(nn.Module):
         return self.net(torch.stack([seconds / 16.0, torch.log1p(seconds)], dim=-1))
 
 
-class Combiner(nn.Module):
-    """Token Turing Machine, grouped by modality and time-stamped: read, process, write.
+class Stamped(nn.Module):
+    """What the Combiners share: inputs stamped with place and time, and a summary of each modality.
 
-    The processed video and audio tokens are the output: their residual stream carries what the encoders saw and heard,
-    so that little has to be learned before the heads can use it.
+    The summaries' residual stream carries what the encoders saw and heard, so that little has to be learned before the
+    heads can use it.
     """
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.video_in, self.audio_in = nn.Linear(c.dim, c.dim), nn.Linear(c.dim, c.dim)
+        self.video_in, self.audio_in = nn.Linear(c.token_dim, c.dim), nn.Linear(c.token_dim, c.dim)
         self.video_place = nn.Parameter(torch.randn(c.video_tokens, c.dim) * 0.02)
         self.audio_place = nn.Parameter(torch.randn(c.audio_tokens, c.dim) * 0.02)
-        self.memory_place = nn.Parameter(torch.randn(c.memory, c.dim) * 0.02)
+        self.offset = TimeEmbedding(c.dim)
+        self.add_summaries(c)
+
+    def add_summaries(self, c: FusionConfig) -> None:
         self.video_absent = nn.Parameter(torch.randn(c.read_video, c.dim) * 0.02)
         self.audio_absent = nn.Parameter(torch.randn(c.snippet_tokens - c.read_video, c.dim) * 0.02)
-        self.offset, self.gap = TimeEmbedding(c.dim), TimeEmbedding(c.dim)
-        self.read_memory = Summariser(c.dim, c.read_memory)
         self.read_video = Summariser(c.dim, c.read_video)
         self.read_audio = Summariser(c.dim, c.snippet_tokens - c.read_video)
+
+    def stamp(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Video and audio tokens with place and time, zero where absent, and the presence of each token."""
+        c, b = self.config, video.shape[0]
+        seen = (frame_present[:, :, None] * video.new_ones(c.video_tokens)).reshape(b, -1)
+        heard = audio_present * audio.new_ones(c.audio_tokens)
+        stamped = self.video_in(video) + self.video_place + self.offset(frame_offset)[:, :, None, :]
+        video = stamped.reshape(b, -1, c.dim) * seen[..., None]
+        audio = (self.audio_in(audio) + self.audio_place) * audio_present[..., None]
+        return video, audio, seen, heard
+
+    def summaries(
+        self, video: Tensor, audio: Tensor, seen: Tensor, heard: Tensor, frame_present: Tensor, audio_present: Tensor
+    ) -> Tensor:
+        """[B, snippet_tokens, D]: the summarised video tokens, then the audio ones; learned ones where absent."""
+        any_frame = (frame_present.mean(1, keepdim=True) * self.config.frames).clamp(max=1.0)[..., None]
+        return torch.cat([
+            self.read_video(video, seen) + (1.0 - any_frame) * self.video_absent,
+            self.read_audio(audio, heard) + (1.0 - audio_present[..., None]) * self.audio_absent,
+        ], dim=1)  # fmt: skip
+
+    def prepare(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
+        dt: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """All that does not depend on the memory."""
+        raise NotImplementedError
+
+    def forward(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
+        dt: Tensor, memory: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        return self.advance(*self.prepare(video, audio, frame_present, audio_present, frame_offset, dt), memory)
+
+
+class Combiner(Stamped):
+    """Token Turing Machine, grouped by modality and time-stamped: read, process, write."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__(config)
+        c = config
+        self.memory_place = nn.Parameter(torch.randn(c.memory, c.dim) * 0.02)
+        self.gap = TimeEmbedding(c.dim)
+        self.read_memory = Summariser(c.dim, c.read_memory)
         self.process = nn.ModuleList(Block(c) for _ in range(c.combiner_layers))
         self.write = Summariser(c.dim, c.memory)
 
@@ -180,18 +229,9 @@ class Combiner(nn.Module):
         self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
         dt: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """All that does not depend on the memory: stamped inputs, their summaries, presence and importance."""
-        c, b = self.config, video.shape[0]
-        seen = (frame_present[:, :, None] * video.new_ones(c.video_tokens)).reshape(b, -1)
-        heard = audio_present * audio.new_ones(c.audio_tokens)
-        stamped = self.video_in(video) + self.video_place + self.offset(frame_offset)[:, :, None, :]
-        video = stamped.reshape(b, -1, c.dim) * seen[..., None]
-        audio = (self.audio_in(audio) + self.audio_place) * audio_present[..., None]
-        any_frame = (frame_present.mean(1, keepdim=True) * c.frames).clamp(max=1.0)[..., None]
-        read = torch.cat([
-            self.read_video(video, seen) + (1.0 - any_frame) * self.video_absent,
-            self.read_audio(audio, heard) + (1.0 - audio_present[..., None]) * self.audio_absent,
-        ], dim=1)  # fmt: skip
+        """Stamped inputs, their summaries, presence and importance."""
+        video, audio, seen, heard = self.stamp(video, audio, frame_present, audio_present, frame_offset)
+        read = self.summaries(video, audio, seen, heard, frame_present, audio_present)
         inputs = torch.cat([video, audio], dim=1)
         return read, inputs, self.write.scores(inputs), torch.cat([seen, heard], dim=1), self.gap(dt)
 
@@ -210,11 +250,70 @@ class Combiner(nn.Module):
         written = self.write.pool(torch.cat([own, inputs], dim=1), scores, kept)
         return normalise(x[:, -c.snippet_tokens :]), normalise(written)
 
-    def forward(
+
+class CausalCombiner(Stamped):
+    """Causal Transformer: attention over the newest outputs, all tokens of the snippet and its summaries; the last
+    `snippet_tokens` outputs are kept. The memory is a queue of the outputs of the last snippets."""
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__(config)
+        if config.memory % config.snippet_tokens:
+            raise ValueError("memory must hold whole snippets")
+        self.memory_place = nn.Parameter(torch.randn(config.memory, config.dim) * 0.02)
+        self.gap = TimeEmbedding(config.dim)
+        self.process = nn.ModuleList(Block(config) for _ in range(config.combiner_layers))
+
+    def prepare(
         self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
-        dt: Tensor, memory: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        return self.advance(*self.prepare(video, audio, frame_present, audio_present, frame_offset, dt), memory)
+        dt: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        video, audio, seen, heard = self.stamp(video, audio, frame_present, audio_present, frame_offset)
+        read = self.summaries(video, audio, seen, heard, frame_present, audio_present)
+        return torch.cat([video, audio, read], dim=1), torch.cat([seen, heard], dim=1), self.gap(dt)
+
+    def advance(self, own: Tensor, present: Tensor, gap: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        c, b = self.config, own.shape[0]
+        x = torch.cat([memory + self.memory_place + gap, own], dim=1)
+        ones = own.new_ones(b, c.memory), own.new_ones(b, c.snippet_tokens)
+        bias = (1.0 - torch.cat([ones[0], present, ones[1]], dim=1))[:, None, None, :] * MASKED
+        for block in self.process:
+            x = block(x, bias)
+        out = normalise(x[:, -c.snippet_tokens :])
+        return out, torch.cat([memory[:, c.snippet_tokens :], out], dim=1)
+
+
+class SummaryCombiner(Stamped):
+    """Baseline: the summaries of both modalities side by side, nothing remembered or processed."""
+
+    def prepare(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
+        dt: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        video, audio, seen, heard = self.stamp(video, audio, frame_present, audio_present, frame_offset)
+        return (self.summaries(video, audio, seen, heard, frame_present, audio_present),)
+
+    def advance(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return normalise(tokens), memory
+
+
+class ConcatCombiner(Stamped):
+    """Baseline: every token of the snippet goes on; `snippet_tokens` = frames x video_tokens + audio_tokens."""
+
+    def add_summaries(self, c: FusionConfig) -> None:
+        if c.snippet_tokens != c.frames * c.video_tokens + c.audio_tokens:
+            raise ValueError("concatenation keeps every token")
+        self.absent = nn.Parameter(torch.randn(c.snippet_tokens, c.dim) * 0.02)
+
+    def prepare(
+        self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
+        dt: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        video, audio, seen, heard = self.stamp(video, audio, frame_present, audio_present, frame_offset)
+        missing = 1.0 - torch.cat([seen, heard], dim=1)[..., None]
+        return (torch.cat([video, audio], dim=1) + missing * self.absent,)
+
+    def advance(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return normalise(tokens), memory
 
 
 class MeanCombiner(nn.Module):
@@ -223,7 +322,7 @@ class MeanCombiner(nn.Module):
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
         self.config = config
-        self.out = nn.Linear(2 * config.dim, config.snippet_tokens * config.dim)
+        self.out = nn.Linear(2 * config.token_dim, config.snippet_tokens * config.dim)
 
     def prepare(
         self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
@@ -243,7 +342,16 @@ class MeanCombiner(nn.Module):
         return self.advance(*self.prepare(video, audio, frame_present, audio_present, frame_offset, dt), memory)
 
 
-COMBINERS = {"ttm": Combiner, "mean": MeanCombiner}
+COMBINERS = {
+    "ttm": Combiner, "causal": CausalCombiner, "summary": SummaryCombiner, "concat": ConcatCombiner,
+    "mean": MeanCombiner,
+}  # fmt: skip
+
+
+def apart(config: FusionConfig) -> Tensor:
+    """[m, m] bias that keeps the video tokens of a snippet from the audio ones, for late fusion."""
+    video = torch.arange(config.snippet_tokens) < config.read_video
+    return (video[:, None] != video[None, :]).float() * MASKED
 
 
 class Latent(nn.Module):
@@ -288,6 +396,8 @@ class Latent(nn.Module):
         # Expand, not "+ zeros": tract 0.23.9 folds the zeros to a scalar and then fails to fuse the addition.
         bias = bias.reshape(b, c.latent_layers, c.heads, 1, c.window + 1, 1)
         bias = bias.expand(-1, -1, -1, -1, -1, c.snippet_tokens).reshape(b, c.latent_layers, c.heads, 1, -1)
+        if c.late:
+            bias = bias + apart(c).repeat(1, c.window + 1)
         x, new_k, new_v = tokens, [], []
         for i, layer in enumerate(self.layers):
             h, k, v = layer.keys(x)
@@ -310,6 +420,8 @@ class Latent(nn.Module):
         m = c.snippet_tokens
         bias = bias.reshape(b, c.latent_layers, c.heads, t, 1, t, 1).expand(-1, -1, -1, -1, m, -1, m)
         bias = bias.reshape(b, c.latent_layers, c.heads, t * m, t * m)
+        if c.late:
+            bias = bias + apart(c).repeat(t, t)
         x = tokens.flatten(1, 2)
         for i, layer in enumerate(self.layers):
             x = layer(x, bias[:, i])

@@ -31,8 +31,11 @@ VERSION = 1
 SNIPPETS = 32
 FRAMES = 2 * SNIPPETS
 SHARD = 20
+RINGS = 300  # synthesised rings and alarms for training; a quarter of it in every other split
 SPLITS = ("train", "val", "test")
-SPLIT_SEED = {"train": 1, "val": 2, "test": 3}
+SPLIT_SEED = {"train": 1, "val": 2, "test": 3, "final": 4}
+# Names in the files: the first `test` tracks were composed before the final sources were set apart.
+TAG = {"test": "test2"}
 BLOCK = ad.ACTIVITY_HOP
 CLAIM_SECONDS, CLAIM_SHARE = 0.15, 0.5
 MASKED_SHARE = 0.05  # an event that is less than this share of a snippet's energy is neither claimed nor denied
@@ -58,9 +61,9 @@ class AudioBank:
     others: Callable[[ad.Clip, int], np.ndarray]
 
     @classmethod
-    def load(cls, data: pathlib.Path, work: pathlib.Path, split: str, rings: int = 300) -> AudioBank:
+    def load(cls, data: pathlib.Path, work: pathlib.Path, split: str) -> AudioBank:
         clips = ad.load_clips(data, work, split)
-        clips += list(ad.synthetic_clips(SPLIT_SEED[split], rings if split == "train" else rings // 4))
+        clips += list(ad.synthetic_clips(SPLIT_SEED[split], RINGS if split == "train" else RINGS // 4))
         groups: dict[str, list[Source]] = {}
         for source in make_sources(clips, TeacherScores(data)):
             groups.setdefault(source.clip.label, []).append(source)
@@ -225,8 +228,8 @@ def event_shares(bank: AudioBank) -> tuple[list[str], np.ndarray]:
     return labels, share / share.sum()
 
 
-def audio_track(rng: np.random.Generator, bank: AudioBank) -> dict[str, np.ndarray]:
-    """One composed audio track: mel f16 [S, 96, 64], target and weight [S, labels]."""
+def sound(rng: np.random.Generator, bank: AudioBank) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One composed track: the waveform (with the carry before it), target and weight [S, labels]."""
     track = AudioTrack()
     labels, share = event_shares(bank)
     bed_db = bed(rng, bank, track)
@@ -235,7 +238,12 @@ def audio_track(rng: np.random.Generator, bank: AudioBank) -> dict[str, np.ndarr
     for _ in range(0 if rng.random() < 0.08 else int(rng.integers(3, 12))):
         _event(rng, bank, track, labels, share, bed_db)
     target, weight = track.truth()
-    wave = _microphone(rng, track.wave)
+    return _microphone(rng, track.wave), target, weight
+
+
+def audio_track(rng: np.random.Generator, bank: AudioBank) -> dict[str, np.ndarray]:
+    """One composed audio track: mel f16 [S, 96, 64], target and weight [S, labels]."""
+    wave, target, weight = sound(rng, bank)
     mel = log_mel(np.lib.stride_tricks.sliding_window_view(wave, PATCH_SAMPLES)[::SNIPPET_SAMPLES])
     return {"mel": mel.astype(np.float16), "audible": target, "audible_weight": weight}
 
@@ -332,14 +340,14 @@ def tracks_folder(work: pathlib.Path) -> pathlib.Path:
 
 
 def shard_paths(work: pathlib.Path, kind: str, split: str) -> list[pathlib.Path]:
-    return sorted(tracks_folder(work).glob(f"{kind}-{split}-*.npz"))
+    return sorted(tracks_folder(work).glob(f"{kind}-{TAG.get(split, split)}-*.npz"))
 
 
 def write_tracks(data: pathlib.Path, work: pathlib.Path, kind: str, split: str, shards: int) -> None:
     """Compose what is missing of the first `shards` shards of `kind` ("audio" or "video")."""
     folder = tracks_folder(work)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{kind}-{split}-{k:04d}.npz" for k in range(shards)]
+    paths = [folder / f"{kind}-{TAG.get(split, split)}-{k:04d}.npz" for k in range(shards)]
     missing = [(k, p) for k, p in enumerate(paths) if not p.exists()]
     if not missing:
         return

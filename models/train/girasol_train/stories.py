@@ -5,6 +5,7 @@ Unknown truth (weight 0) is never asserted: a moment whose sentence would depend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +49,21 @@ class Truth:
         return float(self.start[t] - self.start[times[-1]]) if len(times) else None
 
 
+Maker = Callable[[np.random.Generator, Truth, int], tuple[list[int], list[int]] | None]
+
+
 def sample(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], list[int]] | None:
     """(prompt with `<bos>`, answer with `<eos>`) for moment t, or None when the truth does not tell."""
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
-    made = {"event": event, "caption": caption, "ask": ask}[kind](rng, truth, t)
+    return _encoded({"event": event, "caption": caption, "ask": ask}[kind](rng, truth, t))
+
+
+def question(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], list[int]] | None:
+    """As `sample`, questions only."""
+    return _encoded(ask(rng, truth, t))
+
+
+def _encoded(made: tuple[list[int], str] | None) -> tuple[list[int], list[int]] | None:
     if made is None:
         return None
     prompt, answer = made
@@ -82,18 +94,31 @@ def caption(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], 
 
 
 def ask(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
+    kind, label, asked = pose(rng, truth, t)
+    return text.prompt_ids("ask", question=asked), answer(truth, t, kind, label)
+
+
+def pose(rng: np.random.Generator, truth: Truth, t: int) -> tuple[str, str, str]:
+    """A question about moment t: its kind (of `text.QUESTIONS`), its label ("" where there is none) and its words."""
     kind = str(rng.choice(list(text.QUESTIONS)))
-    question = str(rng.choice(text.QUESTIONS[kind]))
+    words = str(rng.choice(text.QUESTIONS[kind]))
     if kind in ("heard", "when"):
         label = _some_label(rng, list(text.ASKED), AUDIBLE_IDS, truth.audible[: t + 1])
-        age = truth.last(t, truth.audible[:, AUDIBLE_IDS.index(label)])
-        answer = text.answer_heard(label, age) if kind == "heard" else text.answer_when(age)
-        return text.prompt_ids("ask", question=question.format(asked=text.ASKED[label])), answer
+        return kind, label, words.format(asked=text.ASKED[label])
     if kind in ("seen", "anyone"):
         label = "person" if kind == "anyone" else _some_label(rng, VISIBLE_IDS, VISIBLE_IDS, truth.visible[: t + 1])
-        age = truth.last(t, truth.visible[:, VISIBLE_INDEX[label]])
-        return text.prompt_ids("ask", question=question.format(seen=text.SEEN[label])), text.answer_seen(label, age)
-    return text.prompt_ids("ask", question=question), _open_answer(truth, kind, t)
+        return kind, label, words.format(seen=text.SEEN[label])
+    return kind, "", words
+
+
+def answer(truth: Truth, t: int, kind: str, label: str) -> str:
+    """The right answer; with predictions in place of the truth, that of the label history."""
+    if kind in ("heard", "when"):
+        age = truth.last(t, truth.audible[:, AUDIBLE_IDS.index(label)])
+        return text.answer_heard(label, age) if kind == "heard" else text.answer_when(age)
+    if kind in ("seen", "anyone"):
+        return text.answer_seen(label, truth.last(t, truth.visible[:, VISIBLE_INDEX[label]]))
+    return _open_answer(truth, kind, t)
 
 
 def _some_label(rng: np.random.Generator, allowed: list[str] | tuple[str, ...], ids: tuple[str, ...],

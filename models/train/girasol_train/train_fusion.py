@@ -3,12 +3,14 @@
 A training scene pairs a stream of audio tracks with a stream of video tracks at random offsets; half of the time the
 streams are aligned so that something that can make one of the sounds is in view. Streams have missing frames, missing
 audio, whole modalities missing and gaps in time. Losses: label cross-entropies masked where the truth is unknown,
-prediction of the next snippet's tokens (target without gradient), text cross-entropy.
+prediction of the next snippet's tokens (target without gradient), text cross-entropy. A student also learns a teacher's
+probabilities of every label (where the truth is unknown, too) and of every word.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -26,17 +28,24 @@ from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
 from .video_encoder import save_atomically
 
 BATCH = 8
-LENGTHS, LENGTH_SHARES = (16, 32, 64), (0.45, 0.4, 0.15)
+LENGTHS, LENGTH_SHARES = (8, 16, 32, 64), (0.1, 0.35, 0.4, 0.15)
 TEXTS_PER_SCENE = 5
 LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.03, 50
 EMA = 0.99
 TOKEN_NOISE = 0.1
 LOSS_WEIGHTS = {"audible": 1.0, "visible": 1.0, "source": 0.4, "next": 0.02, "text": 0.04}
+HEADS = ("audible", "visible", "source")
+TEACHER_SHARE = 0.5  # of a student's label and text losses
 CHECKPOINT_EVERY = 50
 
 
 def config() -> FusionConfig:
     return FusionConfig(audible=len(AUDIBLE_IDS), visible=len(VISIBLE_IDS), vocabulary=len(text.vocabulary()))
+
+
+def teacher_config() -> FusionConfig:
+    """At least four times the student's parameters, from the same tokens."""
+    return dataclasses.replace(config(), dim=256, heads=8, combiner_layers=2, latent_layers=4, decoder_layers=3)
 
 
 def maker_matrix() -> np.ndarray:
@@ -180,13 +189,14 @@ def collate(batch: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.stack([scene[name] for scene in batch])) for name in batch[0]}
 
 
-def draw_texts(rng: np.random.Generator, batch: list[dict[str, np.ndarray]]) -> dict[str, Tensor] | None:
+def draw_texts(rng: np.random.Generator, batch: list[dict[str, np.ndarray]], make: stories.Maker = stories.sample
+               ) -> dict[str, Tensor] | None:  # fmt: skip
     """Prompts and answers at random moments: scene and moment indices, tokens, targets (-100 = no loss)."""
     rows = []
     for b, scene in enumerate(batch):
         truth = stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum())
         for t in rng.integers(len(scene["dt"]), size=TEXTS_PER_SCENE):
-            made = stories.sample(rng, truth, int(t))
+            made = make(rng, truth, int(t))
             if made:
                 rows.append((b, int(t), *made))
     if not rows:
@@ -219,17 +229,51 @@ def masked_bce(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return loss.sum(-1).mean()
 
 
-def losses(fusion: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None) -> dict[str, Tensor]:
+def losses(
+    fusion: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None, teacher: Fusion | None = None
+) -> dict[str, Tensor]:
     out = fusion.scene(batch)
-    heads = ("audible", "visible", "source")
-    found = {name: masked_bce(out[name], batch[name], batch[f"{name}_weight"]) for name in heads}
+    found = {name: masked_bce(out[name], batch[name], batch[f"{name}_weight"]) for name in HEADS}
     steady = ((batch["dt"][:, 1:, 0] - SNIPPET_SECONDS).abs() < 1e-3).float()
     error = (out["next_tokens"][:, :-1] - out["tokens"][:, 1:].detach()).pow(2).mean((2, 3))
     found["next"] = (error * steady).sum() / steady.sum().clamp(min=1.0)
-    if texts is not None:
-        logits = text_logits(fusion, out, texts)
+    logits = text_logits(fusion, out, texts) if texts is not None else None
+    if logits is not None:
         found["text"] = nn.functional.cross_entropy(logits.flatten(0, 1), texts["target"].flatten(), ignore_index=-100)
+    if teacher is not None:
+        found |= taught(teacher, batch, texts, out, logits)
     return found
+
+
+def taught(
+    teacher: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None, out: dict[str, Tensor],
+    logits: Tensor | None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """What the student's outputs lack of the teacher's, per label head and for the text."""
+    with torch.no_grad():
+        model = teacher.scene(batch)
+        known = text_logits(teacher, model, texts) if texts is not None else None
+    found = {}
+    for name in HEADS:
+        soft = torch.sigmoid(model[name])
+        found[f"taught_{name}"] = masked_bce(out[name], soft, torch.ones_like(soft))
+    if known is not None:
+        spoken = texts["target"] >= 0
+        ours, theirs = (nn.functional.log_softmax(x[spoken], dim=-1) for x in (logits, known))
+        found["taught_text"] = nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    return found
+
+
+def total_loss(found: dict[str, Tensor]) -> Tensor:
+    """Weighted sum; a teacher's part replaces its share of the truth's."""
+    total = torch.zeros(())
+    for name, weight in LOSS_WEIGHTS.items():
+        if name not in found:
+            continue
+        lesson = found.get(f"taught_{name}")
+        own = found[name] if lesson is None else (1.0 - TEACHER_SHARE) * found[name] + TEACHER_SHARE * lesson
+        total = total + weight * own
+    return total
 
 
 def parameter_groups(fusion: Fusion) -> list[dict]:
@@ -249,9 +293,9 @@ class Run:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, init: pathlib.Path | None) -> Run:
+    def start(cls, init: pathlib.Path | None, geometry: FusionConfig) -> Run:
         torch.manual_seed(0)
-        fusion = Fusion(config())
+        fusion = Fusion(geometry)
         if init is not None:
             fusion.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["average"])
         optimiser = torch.optim.AdamW(parameter_groups(fusion), lr=LEARNING_RATE, betas=(0.9, 0.98))
@@ -289,13 +333,17 @@ def rate(progress: float, step: int) -> float:
     return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.49 * (1.0 + math.cos(math.pi * min(1.0, progress))))
 
 
-def train(pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9,
-          init: pathlib.Path | None = None) -> None:  # fmt: skip
+def train(
+    pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9, init: pathlib.Path | None = None,
+    geometry: FusionConfig | None = None, teacher: Fusion | None = None,
+) -> None:  # fmt: skip
     """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`."""
     torch.set_flush_denormal(True)
-    run = Run.start(init)
+    run = Run.start(init, geometry or config())
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)
+        if run.step >= steps or run.seconds >= minutes * 60:
+            return  # not written again: what is made from this file is keyed by its hash
     history: dict[str, float] = {}
     log = path.with_suffix(".log")
     while run.step < steps and run.seconds < minutes * 60:
@@ -308,8 +356,8 @@ def train(pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float =
         for name in ("audio", "video"):
             batch[name] = batch[name] + TOKEN_NOISE * torch.randn_like(batch[name])
         run.fusion.train()
-        found = losses(run.fusion, batch, draw_texts(rng, drawn))
-        total = sum(LOSS_WEIGHTS[name] * value for name, value in found.items())
+        found = losses(run.fusion, batch, draw_texts(rng, drawn), teacher)
+        total = total_loss(found)
         for group in run.optimiser.param_groups:
             group["lr"] = LEARNING_RATE * rate(max(run.step / steps, run.seconds / (minutes * 60)), run.step)
         run.optimiser.zero_grad()

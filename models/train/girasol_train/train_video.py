@@ -185,12 +185,15 @@ def visible_scores(encoder: VideoEncoder, head: ViewHead, frames: Tensor) -> np.
     return torch.cat([head(encoder(part))[0] for part in parts]).numpy()
 
 
+VALIDATION_VIEWS = 600
+
+
 class Validation:
     """A fixed set of validation frames: whole pictures, and synthetic views with motion."""
 
-    def __init__(self, pictures: Sequence[Picture], views: int = 600):
+    def __init__(self, pictures: Sequence[Picture]):
         sampler = Sampler(pictures, seed=7)
-        frames, target, weight, _, _, self.motion = sampler.batch(views)
+        frames, target, weight, _, _, self.motion = sampler.batch(VALIDATION_VIEWS)
         self.frames = [whole_frames(pictures), frames]
         self.target = [np.stack([p.target for p in pictures]), target.numpy()]
         self.weight = [np.stack([p.weight for p in pictures]), weight.numpy()]

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from .frontend import FRAME_HEIGHT, FRAME_WIDTH, luma
+from .splits import is_final
 
 VISIBLE = (
     "person", "face", "dog", "cat", "bird", "farm_animal", "wild_animal", "car", "motorbike", "train", "aircraft",
@@ -137,9 +138,9 @@ def default_work() -> Path:
 
 
 def part_of(source_id: str, split: str) -> str:
-    """train / val / test: validation is carved out of train by a hash of the source, never by picture."""
+    """train / val / test / final: validation is carved out of train by a hash of the source, never by picture."""
     if split == "test":
-        return "test"
+        return "final" if is_final(source_id) else "test"
     digest = hashlib.sha256(f"avkit-val-1:{source_id}".encode()).digest()
     return "val" if int.from_bytes(digest[:8], "big") < VALIDATION_SHARE * 2**64 else "train"
 
@@ -181,7 +182,7 @@ def pooled_lite0(logits: np.ndarray) -> np.ndarray:
 
 
 def load_images(data: Path, work: Path, split: str | None = None) -> list[Picture]:
-    """Pictures of `split` (train, val, test; None = all) in manifest order; the first call decodes and caches them."""
+    """Pictures of `split` (train, val, test, final; None = all) in manifest order; the first call decodes them all."""
     with (data / "images/manifest.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
     pixels, places = _pixel_cache(data, work, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import pathlib
@@ -13,15 +14,19 @@ import torch
 from girasol_train import export, train_fusion
 from girasol_train.audio_encoder import AudioEncoder
 from girasol_train.fusion import Fusion
-from girasol_train.quant import onnx_session
+from girasol_train.quant import fake_quant_weights, onnx_session
 from girasol_train.video_encoder import VideoEncoder
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def fusion() -> Fusion:
     torch.manual_seed(0)
+    return Fusion(train_fusion.config()).eval()
+
+
+@pytest.fixture(scope="module")
+def bundle(fusion: Fusion, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("bundle") / "out"
-    fusion = Fusion(train_fusion.config()).eval()
     export.export_bundle(export.Parts(VideoEncoder().eval(), AudioEncoder().eval(), fusion), folder)
     return folder
 
@@ -50,7 +55,7 @@ def test_only_named_operators(bundle: pathlib.Path):
         assert {n.op_type for n in onnx.load(path).graph.node} <= allowed, path.name
 
 
-def test_golden_run_repeats(bundle: pathlib.Path):
+def test_golden_run_repeats(fusion: Fusion, bundle: pathlib.Path):
     golden, config = json.loads((bundle / "golden.json").read_text()), train_fusion.config()
     blob = (bundle / "golden.bin").read_bytes()
     kinds = {"f16": np.float16, "f32": np.float32, "u8": np.uint8}
@@ -62,6 +67,6 @@ def test_golden_run_repeats(bundle: pathlib.Path):
     session = onnx_session(bundle / "audio_encoder.onnx")
     tokens = session.run(None, {"mel": tensors["mel"][:1].astype(np.float32)})[0]
     assert np.isfinite(tokens).all()
-    again = export.write_golden(bundle, config)
+    again = export.write_golden(bundle, config, fake_quant_weights(copy.deepcopy(fusion)))
     assert (bundle / "golden.bin").read_bytes() == blob
     assert again["sha256"] == json.loads((bundle / "manifest.json").read_text())["golden"]["sha256"]

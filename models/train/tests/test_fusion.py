@@ -22,8 +22,8 @@ def random_scene(steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
     frames, audio = present(1, steps, c.frames), present(1, steps, 1)
     return {
-        "video": torch.randn(1, steps, c.frames, c.video_tokens, c.dim, generator=g) * frames[..., None, None],
-        "audio": torch.randn(1, steps, c.audio_tokens, c.dim, generator=g) * audio[..., None],
+        "video": torch.randn(1, steps, c.frames, c.video_tokens, c.token_dim, generator=g) * frames[..., None, None],
+        "audio": torch.randn(1, steps, c.audio_tokens, c.token_dim, generator=g) * audio[..., None],
         "frame_present": frames,
         "audio_present": audio,
         "frame_offset": torch.rand(1, steps, c.frames, generator=g),
@@ -32,12 +32,19 @@ def random_scene(steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
-def model(combiner: str = "ttm") -> Fusion:
+VARIANTS = {
+    "ttm": {}, "causal": {"combiner": "causal"}, "mean": {"combiner": "mean"}, "summary": {"combiner": "summary"},
+    "late": {"combiner": "summary", "late": True}, "concat": {"combiner": "concat", "snippet_tokens": 30},
+    "wide": {"dim": 160}, "narrow window": {"window": 1},
+}  # fmt: skip
+
+
+def model(variant: str = "ttm") -> Fusion:
     torch.manual_seed(1)
-    return Fusion(dataclasses.replace(CONFIG, combiner=combiner)).eval()
+    return Fusion(dataclasses.replace(CONFIG, **VARIANTS[variant])).eval()
 
 
-@pytest.mark.parametrize("combiner", ["ttm", "mean"])
+@pytest.mark.parametrize("combiner", list(VARIANTS))
 @torch.no_grad()
 def test_streaming_equals_banded_batch(combiner: str) -> None:
     fusion, scene, steps = model(combiner), random_scene(20), 20
@@ -60,7 +67,7 @@ def test_streaming_equals_banded_batch(combiner: str) -> None:
         ring.store(out)
         for name in ("latents", "next_tokens", "audible", "visible", "source", "cross_k", "cross_v"):
             torch.testing.assert_close(out[name], batch[name][:, t], atol=1e-4, rtol=1e-4)
-        first = max(0, t + 1 - CONFIG.window)
+        first = max(0, t + 1 - fusion.config.window)
         age = batch["start"][:, t : t + 1] - batch["start"][:, first : t + 1]
         cross = [batch[name][:, first : t + 1].transpose(1, 2) for name in ("cross_k", "cross_v")]
         expected = fusion.decoder.sequence(words, *cross, age, torch.ones_like(age))

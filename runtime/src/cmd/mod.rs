@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod eval;
 mod generate;
 mod replay;
 mod watch;
@@ -28,6 +29,7 @@ enum Command {
     Replay(replay::Replay),
     Check(check::Check),
     Bench(bench::Bench),
+    Eval(eval::Eval),
     Watch(watch::Watch),
     #[command(flatten)]
     Generate(generate::Generate),
@@ -69,6 +71,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Replay(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Watch(command) => command.run(),
         Command::Generate(command) => command.run(),
     }

@@ -216,6 +216,12 @@ impl Model {
         Ok(&self.output)
     }
 
+    /// The scores of the last step.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
     /// Moves the scores of the last step out; [`Self::return_output`] must bring the buffers back before the next.
     pub(crate) fn take_output(&mut self) -> Output {
         std::mem::take(&mut self.output)

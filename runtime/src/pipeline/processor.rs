@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use girasol_model::{Bundle, Manifest};
+use girasol_model::{Bundle, InView, Manifest};
 
 use crate::{
     Result,
@@ -52,6 +52,8 @@ pub struct Processor {
     previous: Frame,
     has_previous: bool,
     model: Model,
+    /// Visible labels that can make each audible one, where the bundle asks for the rule.
+    makers: Option<Vec<Vec<usize>>>,
     engine: EventEngine,
     clock: Arc<dyn Clock>,
 }
@@ -72,6 +74,7 @@ impl Processor {
             frames: std::array::from_fn(|_| Box::new([0.0; FRAME_VALUES])),
             previous: Frame::new(),
             has_previous: false,
+            makers: (model.manifest().in_view == InView::Rule).then(|| makers(model.manifest())),
             model,
             engine,
             clock,
@@ -82,6 +85,25 @@ impl Processor {
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// What the model said of the newest snippet.
+    #[must_use]
+    pub fn output(&self) -> &Output {
+        self.model.output()
+    }
+
+    /// A sentence about the newest snippet, or an answer about the last minute.
+    pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
+        self.model.write(prompt)
+    }
+
+    /// Forgets everything, for the next recording. What is still open gets no `end`: call [`Self::finish`] before.
+    pub fn restart(&mut self, settings: EventSettings, identity: EventIdentity) -> Result<()> {
+        self.model.reset()?;
+        self.engine = EventEngine::new(self.model.manifest(), settings, identity)?;
+        self.has_previous = false;
+        Ok(())
     }
 
     /// Takes one snippet; what it says goes to `sink`.
@@ -107,7 +129,10 @@ impl Processor {
         };
         self.model.step(&input)?;
         // The scores are moved out (and back below) so that the narrator can use the model meanwhile.
-        let output = self.model.take_output();
+        let mut output = self.model.take_output();
+        if let Some(makers) = &self.makers {
+            apply_rule(makers, &mut output);
+        }
         look(self.model.manifest(), &output);
         let end = snippet.end();
         if output.reset {
@@ -175,6 +200,23 @@ impl Processor {
     }
 }
 
+/// Places in `labels.visible` of what can make each audible label's sound.
+fn makers(manifest: &Manifest) -> Vec<Vec<usize>> {
+    let labels = &manifest.labels;
+    let place = |id: &String| labels.visible.iter().position(|l| l.id == *id);
+    let of = |id: &String| {
+        manifest.sources.get(id).map_or_else(Vec::new, |m| m.iter().filter_map(place).collect())
+    };
+    labels.audible.iter().map(|label| of(&label.id)).collect()
+}
+
+/// "A matching source is in view" from what is seen, in place of the model's own scores.
+fn apply_rule(makers: &[Vec<usize>], output: &mut Output) {
+    for (score, makers) in output.source.iter_mut().zip(makers) {
+        *score = makers.iter().map(|&v| output.visible[v]).fold(0.0, f32::max);
+    }
+}
+
 /// The text decoder as narrator of events.
 struct ModelNarrator<'a>(&'a mut Model);
 
@@ -198,5 +240,18 @@ impl Narrator for ModelNarrator<'_> {
                 Sentence::default()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_takes_the_likeliest_source() {
+        let makers = vec![vec![0, 2], vec![1], vec![]];
+        let mut output = Output { visible: vec![0.1, 0.2, 0.7], source: vec![0.9; 3], ..Output::default() };
+        apply_rule(&makers, &mut output);
+        assert_eq!(output.source, [0.7, 0.2, 0.0]);
     }
 }

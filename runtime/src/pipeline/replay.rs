@@ -59,6 +59,10 @@ pub struct Replay<'a> {
 pub trait Listener {
     /// Something to publish.
     fn product(&mut self, product: Product);
+    /// A look at the scores of the snippet just done, and a chance to ask the model about it. An error ends the replay.
+    fn inspect(&mut self, _processor: &mut Processor, _snippet: &Snippet) -> Result<()> {
+        Ok(())
+    }
     /// A snippet is done; `counters` are the assembler's so far. An error ends the replay.
     fn report(&mut self, report: &Report, counters: &AssemblerCounters) -> Result<()>;
 }
@@ -176,6 +180,7 @@ impl<'a> Replay<'a> {
         let report = self.processor.step(&self.snippet, &mut |product| to.product(product))?;
         self.summary.busy += report.cost;
         self.summary.end = report.end;
+        to.inspect(self.processor, &self.snippet)?;
         to.report(&report, &self.assembler.counters())
     }
 }
