@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tract_onnx::{prelude::*, tract_core::plan::SimpleState, tract_hir::infer::Factoid as _};
 
+use super::integer::{self, Integers};
 use crate::{Error, ErrorKind, Result};
 
 /// Name and shape of an input or output, as the ABI has it.
@@ -40,11 +41,13 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Loads `bytes`; `file` names it in errors. A graph whose inputs or outputs differ from the ABI is refused.
+    /// Loads `bytes`; `file` names it in errors. A graph whose inputs or outputs differ from the ABI is refused, and so
+    /// is one whose quantised nodes cannot run in int8.
     pub(crate) fn load(
         name: &'static str,
         file: &str,
         bytes: &[u8],
+        integers: Option<Integers<'_>>,
         inputs: &[Port],
         outputs: &[Port],
     ) -> Result<Self> {
@@ -52,9 +55,13 @@ impl Graph {
             Error::new(ErrorKind::Data, format!("{file}: {what}"))
                 .help("the bundle does not fit this runtime: install the bundle that came with it")
         };
-        let mut model = tract_onnx::onnx()
-            .model_for_read(&mut std::io::Cursor::new(bytes))
-            .map_err(|e| refuse(format!("not a readable ONNX graph: {e:#}")))?;
+        let onnx = tract_onnx::onnx();
+        let unreadable = |e: TractError| refuse(format!("not a readable ONNX graph: {e:#}"));
+        let proto = onnx.proto_model_for_read(&mut std::io::Cursor::new(bytes)).map_err(unreadable)?;
+        let mut model = match integers {
+            Some(integers) => integer::parse(proto, integers).map_err(refuse)?,
+            None => onnx.model_for_proto_model(&proto).map_err(unreadable)?,
+        };
         check_names(&model, inputs, outputs).map_err(refuse)?;
         for (index, port) in inputs.iter().enumerate() {
             let declared = model.input_fact(index).map_err(|e| internal(name, &e))?;

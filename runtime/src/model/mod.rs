@@ -7,11 +7,13 @@
 mod decoder;
 mod golden;
 mod graph;
+mod integer;
 mod profile;
 mod surprise;
 mod window;
 
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
+use girasol_ops::Kernel;
 
 pub use crate::event::Sentence;
 pub use decoder::Prompt;
@@ -21,6 +23,7 @@ pub use profile::{StageCost, median_time};
 use self::{
     decoder::Decoder,
     graph::{Graph, Port},
+    integer::Integers,
     surprise::{Surprise, prediction_error},
     window::{WINDOW, Window},
 };
@@ -102,14 +105,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads and optimises the five graphs.
+    /// Loads and optimises the five graphs, on the fastest integer kernels of this CPU.
     pub fn load(bundle: &Bundle) -> Result<Self> {
+        Self::load_on(bundle, Kernel::best())
+    }
+
+    /// [`Self::load`] on integer kernels of choice. All of them compute the same, bit for bit.
+    pub fn load_on(bundle: &Bundle, kernel: Kernel) -> Result<Self> {
         let manifest = bundle.manifest().clone();
         let (audible, visible) = (manifest.labels.audible.len(), manifest.labels.visible.len());
         let graphs = &manifest.graphs;
         let (d, m) = (G.dim, G.snippet_tokens);
         let video = load(
             bundle,
+            kernel,
             "video_encoder",
             &graphs.video_encoder,
             &[Port::f32("frame", [1, 4, G.frame_height, G.frame_width])],
@@ -117,6 +126,7 @@ impl Model {
         )?;
         let audio = load(
             bundle,
+            kernel,
             "audio_encoder",
             &graphs.audio_encoder,
             &[Port::f32("mel", [1, G.mel_frames, G.mel_bins])],
@@ -124,6 +134,7 @@ impl Model {
         )?;
         let combiner = load(
             bundle,
+            kernel,
             "combiner",
             &graphs.combiner,
             &[
@@ -139,6 +150,7 @@ impl Model {
         )?;
         let latent = load(
             bundle,
+            kernel,
             "latent",
             &graphs.latent,
             &[
@@ -160,7 +172,7 @@ impl Model {
                 Port::f32("cross_v", [1, G.decoder_layers, m, d]),
             ],
         )?;
-        let decoder = Decoder::load(bundle)?;
+        let decoder = Decoder::load(bundle, kernel)?;
         give_back_memory();
         let output = Output {
             audible: vec![0.0; audible],
@@ -352,6 +364,7 @@ fn give_back_memory() {
 
 fn load(
     bundle: &Bundle,
+    kernel: Kernel,
     name: &'static str,
     file: &GraphFile,
     inputs: &[Port],
@@ -359,7 +372,8 @@ fn load(
 ) -> Result<Graph> {
     let bytes = bundle.read(&file.file, &file.sha256)?;
     let path = bundle.dir().join(&file.file);
-    Graph::load(name, &path.display().to_string(), &bytes, inputs, outputs)
+    let integers = bundle.manifest().quantisation.nodes.get(name).map(|nodes| Integers { nodes, kernel });
+    Graph::load(name, &path.display().to_string(), &bytes, integers, inputs, outputs)
 }
 
 /// Copies a snippet's block of each layer, `[layers, block]`, into slot `slot` of a ring `[layers, WINDOW, block]`.
