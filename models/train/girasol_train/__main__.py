@@ -149,7 +149,7 @@ def run_export(job: Job) -> None:
     parts = export.Parts(
         load_video_encoder(job.video_checkpoint), load_audio_encoder(job.audio_checkpoint), fusion, shipped, training
     )
-    export.export_bundle(parts, job.bundle)
+    export.export_bundle(parts, job.bundle, job.work)
     finished(job, "export", inputs)
 
 
@@ -162,7 +162,8 @@ def run_evaluate(job: Job) -> None:
     if unchanged(job, "evaluate", inputs, [job.work / "evaluation.json"]):
         return
     body = json.loads((job.bundle / "manifest.json").read_text())
-    rules, streamer = manifest_rules(body), export.Streamer(job.bundle, train_fusion.config())
+    rules = manifest_rules(body)
+    streamer = export.Streamer(job.bundle, train_fusion.config(), body["quantisation"]["nodes"])
     report: dict[str, Any] = {"bundle": {k: body[k] for k in ("version", "created")}}
 
     def note(name: str, value: Any) -> None:
@@ -186,6 +187,10 @@ def run_evaluate(job: Job) -> None:
     finished(job, "evaluate", inputs)
 
 
+def run_activations(job: Job) -> None:
+    export.requantise_bundle(job.bundle, job.work, train_fusion.config())
+
+
 def run_card(job: Job) -> None:
     report = json.loads((job.work / "evaluation.json").read_text())
     card.write_card(job.bundle, report, job.bundle.parent / "MODEL_CARD.md")
@@ -194,7 +199,7 @@ def run_card(job: Job) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("stage", choices=(*STAGES, "all", "activations"))
     parser.add_argument("--data", help="the training kit")
     parser.add_argument("--work", help="caches and checkpoints")
     parser.add_argument("--bundle", type=pathlib.Path, default=REPOSITORY / "models" / "bundle")
@@ -210,6 +215,7 @@ def main() -> None:
         options.init, tuple(options.splits.split(",")),
     )  # fmt: skip
     stages = dict(zip(STAGES, (run_scenes, run_train, run_export, run_evaluate, run_card), strict=True))
+    stages["activations"] = run_activations
     for stage in STAGES if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)
         stages[stage](job)

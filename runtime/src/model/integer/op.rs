@@ -15,8 +15,8 @@ use tract_onnx::{
     tract_hir::{
         infer::{InferenceResult, Solver, TensorProxy},
         internal::{
-            DimLike, EvalContext, EvalOp, Expansion, LaneId, Op, OpState, ShapeFactoid, StaticName, TDim,
-            TypedOp, as_op, bail, format_err, not_out_of_plan, op_as_typed_op,
+            Cost, DimLike, EvalContext, EvalOp, Expansion, LaneId, Op, OpState, ShapeFactoid, StaticName,
+            TDim, TypedOp, as_op, bail, format_err, not_out_of_plan, op_as_typed_op,
         },
     },
 };
@@ -103,7 +103,7 @@ fn image(layer: &Layer, shape: &[usize]) -> TractResult<(Extent, [usize; 4])> {
 
 /// An operator on int8 images, with its weights packed.
 #[derive(Clone, Debug)]
-pub(crate) struct IntegerOp {
+pub(in crate::model) struct IntegerOp {
     work: Arc<Work>,
     shape: [usize; 4],
     macs: u64,
@@ -139,13 +139,8 @@ impl IntegerOp {
         Ok(Self { work: Arc::new(work), shape: out, macs })
     }
 
-    /// Multiply-accumulates of one run.
-    pub(crate) fn macs(&self) -> u64 {
-        self.macs
-    }
-
     /// The kernel that runs.
-    pub(crate) fn kernel(&self) -> Kernel {
+    pub(in crate::model) fn kernel(&self) -> Kernel {
         match &*self.work {
             Work::Quantise { kernel, .. } | Work::Add { kernel, .. } => *kernel,
             Work::Dequantise { .. } => Kernel::Scalar,
@@ -303,6 +298,10 @@ impl EvalOp for IntegerOp {
 impl TypedOp for IntegerOp {
     fn output_facts(&self, _: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         Ok(tvec!(self.datum_type().fact(self.shape)))
+    }
+
+    fn cost(&self, _: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
+        Ok(tvec!((Cost::FMA(i8::datum_type()), self.macs.into())))
     }
 
     as_op!();
