@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
+ACC_LIMIT, BIAS_LIMIT = 1 << 30, 1 << 29
+
+
 @dataclass(frozen=True)
 class QuantParams:
     scale: float
@@ -79,7 +82,28 @@ def _finish(acc, input, weight_scales, output, activation, table):
 def quantise_bias(bias: np.ndarray, input: QuantParams, weight_scales: np.ndarray) -> np.ndarray:
     """A real bias in units of the accumulator: nearest, halves to even."""
     unit = float(np.float32(input.scale)) * np.asarray(weight_scales, np.float32).astype(np.float64)
-    return np.rint(np.asarray(bias, np.float32).astype(np.float64) / unit).astype(np.int64)
+    q = np.rint(np.asarray(bias, np.float32).astype(np.float64) / unit).astype(np.int64)
+    if np.abs(q).max(initial=0) >= ACC_LIMIT:
+        raise ValueError("a bias exceeds the accumulator's range of 2**30")
+    return q
+
+
+def fit_channels(weights, scales, bias, input: QuantParams, output: QuantParams) -> tuple[np.ndarray, np.ndarray]:
+    """A coarser scale where a channel's weights are all 0, or next to 0 beside its bias.
+
+    One for which a fixed-point factor exists, and in which the bias fits the accumulator.
+    """
+    weights, scales = weights.copy(), np.array(scales, np.float32)
+    scale_in, scale_out = np.float32(input.scale), np.float32(output.scale)
+    for channel, (w, b) in enumerate(zip(weights, bias, strict=True)):
+        if not w.any():
+            scales[channel] = scale_out / scale_in / np.float32(1024)
+        steps, coarser = abs(float(b) / (float(scale_in) * float(scales[channel]))), 1.0
+        while steps / coarser > BIAS_LIMIT:
+            coarser *= 2.0
+        scales[channel] *= np.float32(coarser)
+        weights[channel] = np.rint(w / coarser).astype(np.int8)
+    return weights, scales
 
 
 def linear(x, weights, bias, weight_scales, input, output, activation="none", table=None) -> np.ndarray:

@@ -99,11 +99,8 @@ class IntegerGraph:
         if node.op_type == "Add":
             return int8.add(*inputs, *params, output)
         weights, scales = self._weights(node.input[1])
-        # A channel of zeros is only its bias: any scale does, and the file's 1 may have no fixed-point factor.
-        fitting = np.float32(output.scale) / np.float32(params[0].scale) / np.float32(1024)
-        dead = ~weights.reshape(len(weights), -1).any(axis=1)
-        scales = np.where(dead, fitting, scales).astype(np.float32)
         bias = self.constants[node.input[2]] if len(node.input) > 2 else np.zeros(len(scales), np.float32)
+        weights, scales = int8.fit_channels(weights, scales, bias, params[0], output)
         quantised = int8.quantise_bias(bias, params[0], scales)
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         stride, (top, left, bottom, right) = attributes["strides"][0], attributes["pads"]

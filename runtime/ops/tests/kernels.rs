@@ -6,7 +6,7 @@ use girasol_ops::{
     Kernel,
     convolution::{Convolution, Square},
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
-    elementwise::{Add, Quantise},
+    elementwise::{Add, Quantise, channels_first, channels_last},
     linear::{Linear, LinearSpec},
     semantics::{self, Activation, QuantParams, Table, hard_swish},
 };
@@ -193,6 +193,19 @@ proptest! {
             convolution.run(&image, &mut scratch, &mut output);
             prop_assert_eq!(&output, &expected, "{}", kernel);
         }
+    }
+
+    #[test]
+    fn layouts_change_there_and_back((channels, planes) in (1..7usize, 1..40usize)
+        .prop_flat_map(|(channels, pixels)| (Just(channels), vec(values(), channels * pixels)))) {
+        let count = planes.len() / channels;
+        let (mut pixels, mut back) = (vec![99; planes.len()], vec![99; planes.len()]);
+        channels_last(channels, &planes, &mut pixels);
+        for (index, &value) in planes.iter().enumerate() {
+            prop_assert_eq!(pixels[index % count * channels + index / count], value);
+        }
+        channels_first(channels, &pixels, &mut back);
+        prop_assert_eq!(back, planes);
     }
 
     #[test]

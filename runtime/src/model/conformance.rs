@@ -120,7 +120,7 @@ fn every_kernel_and_f32_pass_the_golden_run() {
     assert!(test.max_difference <= test.tolerance && test.tolerance <= 1e-3, "f32: {test:?}");
 }
 
-/// The bounds are about twice what was measured on these inputs, which are harder than real ones.
+/// The bounds are about twice what was measured on these inputs with the shipped bundle: 0.080, 0.041 and 3.9e-4.
 #[test]
 fn int8_stays_close_to_f32() {
     let (mut int8, mut f32) = (Model::load(&bundle()).unwrap(), Model::load(&bundle().in_f32()).unwrap());
@@ -134,13 +134,13 @@ fn int8_stays_close_to_f32() {
         }
     }
     println!("relative error of tokens, [video, audio]: mean {sum:?}, worst {worst:?}");
-    assert!(sum[0] < 0.25 && sum[1] < 0.12, "mean {sum:?}");
+    assert!(sum[0] < 0.16 && sum[1] < 0.08, "mean {sum:?}");
     let (exact, rounded) = (stream(&mut f32, 20), stream(&mut int8, 20));
     let differences = exact.iter().flatten().zip(rounded.iter().flatten()).map(|(a, b)| (a - b).abs());
     let (count, total, worst) =
         differences.fold((0.0f32, 0.0f32, 0.0f32), |(n, sum, worst), d| (n + 1.0, sum + d, worst.max(d)));
     println!("difference of probabilities over a stream: mean {}, worst {worst}", total / count);
-    assert!(total / count < 0.02, "mean {}", total / count);
+    assert!(total / count < 1e-3, "mean {}", total / count);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn quantised_nodes_that_do_not_fit_are_refused_by_name() {
             let other = nodes["/trunk/layers.1/conv/Conv"].fused.clone();
             nodes.get_mut(stem).unwrap().fused = other;
         }),
-        ("do not agree", &|nodes| nodes.get_mut(stem).unwrap().activation = FusedActivation::None),
+        ("is not None", &|nodes| nodes.get_mut(stem).unwrap().activation = FusedActivation::None),
         ("is not Relu", &|nodes| nodes.get_mut(stem).unwrap().activation = FusedActivation::Relu),
     ];
     for (wanted, spoil) in cases {

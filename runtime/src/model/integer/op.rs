@@ -6,7 +6,7 @@ use girasol_ops::{
     Kernel,
     convolution::{self, Square},
     depthwise::{Depthwise, DepthwiseSpec, Window},
-    elementwise::{Add, Quantise, dequantise},
+    elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
     linear::{Linear, LinearSpec},
     semantics::QuantParams,
 };
@@ -111,7 +111,7 @@ pub(in crate::model) struct IntegerOp {
 
 #[derive(Debug)]
 enum Work {
-    Quantise { op: Quantise, params: QuantParams, extent: Extent, kernel: Kernel },
+    Quantise { op: Quantise, extent: Extent, kernel: Kernel },
     Dequantise { params: QuantParams, extent: Extent },
     Pointwise(Linear),
     Convolution(convolution::Convolution),
@@ -125,7 +125,7 @@ impl IntegerOp {
         let pixels = (out[1] * out[2]) as u64;
         let (work, macs) = match layer {
             &Layer::Quantise { params } => {
-                (Work::Quantise { op: Quantise::new(kernel, params)?, params, extent, kernel }, 0)
+                (Work::Quantise { op: Quantise::new(kernel, params)?, extent, kernel }, 0)
             }
             &Layer::Dequantise { params } => (Work::Dequantise { params, extent }, 0),
             &Layer::Add { left, right, output } => {
@@ -166,7 +166,7 @@ impl IntegerOp {
     fn run(&self, inputs: &[TValue], scratch: &mut [i8], output: &mut Tensor) -> TractResult<()> {
         if let Work::Dequantise { params, extent } = &*self.work {
             let output = slice_mut::<f32>(output)?;
-            channels_first(slice(&inputs[0])?, scratch, *extent);
+            channels_first(extent[2], slice(&inputs[0])?, scratch);
             dequantise(*params, scratch, output);
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl IntegerOp {
         match &*self.work {
             Work::Quantise { op, extent, .. } => {
                 op.run(slice(&inputs[0])?, scratch);
-                channels_last(scratch, output, *extent);
+                channels_last(extent[2], scratch, output);
             }
             Work::Dequantise { .. } => {}
             Work::Pointwise(op) => op.run(slice(&inputs[0])?, output),
@@ -226,27 +226,6 @@ fn convolve(conv: &rewrite::Convolution, kernel: Kernel, extent: Extent) -> Trac
 fn taps_first(weights: &[i8], channels: usize) -> Vec<i8> {
     let taps = weights.len() / channels.max(1);
     (0..taps).flat_map(|tap| (0..channels).map(move |channel| weights[channel * taps + tap])).collect()
-}
-
-/// [channels, pixels] to [pixels, channels].
-fn channels_last(planes: &[i8], pixels: &mut [i8], [_, _, channels]: Extent) {
-    if channels == 1 {
-        return pixels.copy_from_slice(planes);
-    }
-    for (channel, plane) in planes.chunks_exact(pixels.len() / channels).enumerate() {
-        for (pixel, value) in pixels.chunks_exact_mut(channels).zip(plane) {
-            pixel[channel] = *value;
-        }
-    }
-}
-
-/// [pixels, channels] to [channels, pixels].
-fn channels_first(pixels: &[i8], planes: &mut [i8], [_, _, channels]: Extent) {
-    for (channel, plane) in planes.chunks_exact_mut(pixels.len() / channels).enumerate() {
-        for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(channels)) {
-            *value = pixel[channel];
-        }
-    }
 }
 
 fn slice<D: Datum>(tensor: &Tensor) -> TractResult<&[D]> {

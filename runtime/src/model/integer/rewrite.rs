@@ -208,7 +208,7 @@ impl<'a> Rewriter<'a> {
 
     fn convolution(&self, node: &NodeProto, quantised: &QuantisedNode) -> Result<Layer, String> {
         let weight = node.input.get(1).ok_or("it has no weights")?;
-        let (dims, weights, mut weight_scales) = self.weights(weight)?;
+        let (dims, mut weights, mut weight_scales) = self.weights(weight)?;
         let [outputs, inputs, size, size_too] = dims[..] else {
             return Err(format!("weights of shape {dims:?} are not those of an image's convolution"));
         };
@@ -233,14 +233,12 @@ impl<'a> Rewriter<'a> {
         }
         let input = params_of(*quantised.inputs.first().ok_or("it has no input")?);
         let output = params_of(quantised.output);
-        fit_dead_channels(&weights, &mut weight_scales, input, output);
         let bias = match node.input.get(2).filter(|name| !name.is_empty()) {
-            None => vec![0; outputs],
-            Some(name) => {
-                let constant = self.constants.get(&**name).ok_or("its bias is no constant")?;
-                quantise_bias(&floats(constant)?, input, &weight_scales).map_err(|e| e.to_string())?
-            }
+            None => vec![0.0; outputs],
+            Some(name) => floats(self.constants.get(&**name).ok_or("its bias is no constant")?)?,
         };
+        fit_channels(&mut weights, &mut weight_scales, &bias, input, output);
+        let bias = quantise_bias(&bias, input, &weight_scales).map_err(|e| e.to_string())?;
         Ok(Layer::Convolution(Box::new(Convolution {
             depthwise,
             inputs: inputs * groups,
@@ -282,13 +280,32 @@ impl<'a> Rewriter<'a> {
     }
 }
 
-/// A channel of zeros is only its bias. The exporter gives it a scale of 1, for which there may be no factor; any scale
-/// does.
-fn fit_dead_channels(weights: &[i8], scales: &mut [f32], input: QuantParams, output: QuantParams) {
-    let channels = weights.chunks_exact((weights.len() / scales.len().max(1)).max(1));
-    for (channel, scale) in channels.zip(scales) {
+/// Largest bias in units of the accumulator; leaves room for the products.
+const BIAS_LIMIT: f64 = (1 << 29) as f64;
+
+/// Channels whose weights are all 0, or next to 0 beside their bias, need a coarser scale than the exporter's: one for
+/// which a fixed-point factor exists and in which the bias fits the accumulator.
+#[allow(clippy::cast_possible_truncation, reason = "a weight divided by a power of two stays a weight")]
+fn fit_channels(
+    weights: &mut [i8],
+    scales: &mut [f32],
+    bias: &[f32],
+    input: QuantParams,
+    output: QuantParams,
+) {
+    let len = (weights.len() / scales.len().max(1)).max(1);
+    for ((channel, scale), bias) in weights.chunks_exact_mut(len).zip(scales).zip(bias) {
         if channel.iter().all(|&w| w == 0) {
             *scale = output.scale / input.scale / 1024.0;
+        }
+        let steps = (f64::from(*bias) / (f64::from(input.scale) * f64::from(*scale))).abs();
+        let mut coarser = 1.0f32;
+        while steps / f64::from(coarser) > BIAS_LIMIT && coarser < 1e30 {
+            coarser *= 2.0;
+        }
+        if coarser > 1.0 {
+            *scale *= coarser;
+            channel.iter_mut().for_each(|w| *w = (f32::from(*w) / coarser).round_ties_even() as i8);
         }
     }
 }
