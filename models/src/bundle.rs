@@ -93,6 +93,13 @@ impl Bundle {
         &self.manifest
     }
 
+    /// The same bundle, to be run in f32 throughout.
+    #[must_use]
+    pub fn in_f32(mut self) -> Self {
+        self.manifest.quantisation.nodes.clear();
+        self
+    }
+
     /// The directory.
     #[must_use]
     pub fn dir(&self) -> &Path {

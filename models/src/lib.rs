@@ -10,7 +10,7 @@ mod text;
 
 pub use bundle::{Bundle, BundleError};
 pub use manifest::{
-    FORMAT, Geometry, GoldenFile, GraphFile, Graphs, InView, Label, Labels, Manifest, Prompts, Text,
-    Threshold, ThresholdChoice, Thresholds,
+    Affine, FORMAT, FusedActivation, Geometry, GoldenFile, GraphFile, Graphs, InView, Label, Labels,
+    Manifest, Prompts, Quantisation, QuantisedNode, Text, Threshold, ThresholdChoice, Thresholds,
 };
 pub use text::Tokenizer;

@@ -36,8 +36,8 @@ pub struct Manifest {
     pub in_view: InView,
     /// Vocabulary and prompts of the text decoder.
     pub text: Text,
-    /// Activation scales by node name, for integer kernels; `nodes` is empty while activations are f32.
-    pub quantisation: serde_json::Value,
+    /// What runs in int8, and at which scales; without nodes everything runs in f32.
+    pub quantisation: Quantisation,
     /// What it was trained on, in short.
     pub training: serde_json::Value,
     /// Inputs with known outputs, for the self-test.
@@ -132,6 +132,56 @@ impl Graphs {
             ("decoder", &self.decoder),
         ]
     }
+}
+
+/// Integer arithmetic (docs/decisions/0005-int8-contract.md).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quantisation {
+    /// How the files hold weights; informative.
+    pub weights: Option<String>,
+    /// How activations are held between quantised nodes; informative.
+    pub activations: Option<String>,
+    /// By graph, then by the ONNX node's name. A node that is not named runs in f32.
+    pub nodes: BTreeMap<String, BTreeMap<String, QuantisedNode>>,
+}
+
+/// One node that runs in int8.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuantisedNode {
+    /// Of each input that is not a constant, in order.
+    pub inputs: Vec<Affine>,
+    /// Of the output, behind the activation.
+    pub output: Affine,
+    /// What the node does with its sums beside rescaling them.
+    pub activation: FusedActivation,
+    /// Names of the nodes that follow and whose work `activation` (and the rescaling) does; the last one's output is
+    /// this node's.
+    #[serde(default)]
+    pub fused: Vec<String>,
+}
+
+/// How an int8 tensor stands for real values: `scale * (q - zero_point)`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Affine {
+    /// Distance of two neighbouring values; positive and finite.
+    pub scale: f32,
+    /// The value that stands for 0.
+    pub zero_point: i8,
+}
+
+/// An activation at the end of a quantised node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FusedActivation {
+    /// Nothing but saturation.
+    None,
+    /// Not below 0.
+    Relu,
+    /// Between 0 and 6.
+    Relu6,
 }
 
 /// What can be heard and what can be seen; the order is that of the latent graph's outputs.
@@ -296,6 +346,7 @@ impl Manifest {
             }
         }
         self.validate_sources()?;
+        self.validate_quantisation()?;
         self.validate_text()
     }
 
@@ -307,6 +358,21 @@ impl Manifest {
             }
             if let Some(id) = seen.iter().find(|id| !known(&self.labels.visible, id)) {
                 return Err(format!("sources.{heard}: `{id}` is no visible label"));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_quantisation(&self) -> Result<(), String> {
+        for (graph, nodes) in &self.quantisation.nodes {
+            if !self.graphs.all().iter().any(|(name, _)| name == graph) {
+                return Err(format!("quantisation.nodes: `{graph}` is no graph"));
+            }
+            for (name, node) in nodes {
+                let mut scales = node.inputs.iter().chain([&node.output]).map(|affine| affine.scale);
+                if !scales.all(|scale| scale.is_normal() && scale > 0.0) {
+                    return Err(format!("quantisation.nodes.{graph}: scales of `{name}` must be positive"));
+                }
             }
         }
         Ok(())

@@ -275,7 +275,7 @@ def run_export(job: Job) -> None:
         load_video_encoder(job.video_checkpoint), load_audio_encoder(job.audio_checkpoint), fusion, shipped, training,
         version=VERSION, in_view=in_view["shipped"],
     )  # fmt: skip
-    export.export_bundle(parts, job.bundle)
+    export.export_bundle(parts, job.bundle, job.work)
     finished(job, "export", inputs)
 
 
@@ -288,7 +288,8 @@ def run_evaluate(job: Job) -> None:
     if unchanged(job, "evaluate", inputs, [job.work / "evaluation.json"]):
         return
     body = json.loads((job.bundle / "manifest.json").read_text())
-    rules, streamer = manifest_rules(body), export.Streamer(job.bundle, train_fusion.config())
+    rules = manifest_rules(body)
+    streamer = export.Streamer(job.bundle, train_fusion.config(), body["quantisation"]["nodes"])
     report: dict[str, Any] = {"bundle": {k: body[k] for k in ("version", "created")}}
 
     def note(name: str, value: Any) -> None:
@@ -315,6 +316,10 @@ def run_evaluate(job: Job) -> None:
     note("clips", evaluate.clip_accuracy(streamer, ad.load_clips(job.data, job.work, "test")))
     note("onset", evaluate.onset_sweep(streamer, sounds, rules, phases=2 if job.small else 8))
     finished(job, "evaluate", inputs)
+
+
+def run_activations(job: Job) -> None:
+    export.requantise_bundle(job.bundle, job.work, train_fusion.config())
 
 
 def run_card(job: Job) -> None:
@@ -353,7 +358,7 @@ def parser() -> argparse.ArgumentParser:
 STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
     "distil": run_distil, "train": run_train, "export": run_export, "evaluate": run_evaluate, "final": run_final,
-    "ablate": run_ablate, "card": run_card,
+    "ablate": run_ablate, "card": run_card, "activations": run_activations,
 }  # fmt: skip
 
 

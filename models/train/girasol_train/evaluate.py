@@ -1,4 +1,5 @@
-"""Evaluation of a finished bundle on the kit's test split, through the shipped files themselves where it matters.
+"""Evaluation of a finished bundle on the kit's test split, through the shipped files themselves where it matters, in
+the arithmetic that the runtime uses (int8 where the manifest has scales).
 
 - composed test scenes (torch, int8-rounded weights): AP, F1 and events per label, with counts;
 - staged scenes, through the ONNX files: a few events in a known order, as a person would stage a demonstration;

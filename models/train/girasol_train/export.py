@@ -11,7 +11,8 @@ it here, snippet by snippet, before it is written.
 [{prompt, tokens}] run after the last snippet: `prompt` with `<bos>`, `tokens` as written greedily, `<eos>` excluded.
 Inputs: `mel` f16 [S, 96, 64]; `pixels` u8 [S, 2, 12, 16, 3], each standing for 8 x 8 pixels of a frame (128 x 96);
 `frame_present`, `audio_present`, `frame_offset`, `dt` f32. The difference channel follows decision 0003.
-Outputs, f32: `tokens`, `audible`, `visible`, `source`, `next_tokens`, one row per snippet.
+Outputs, f32: `tokens`, `audible`, `visible`, `source`, `next_tokens`, one row per snippet. `int8` holds `tensors` and
+`decodes` once more, as they come out with the manifest's quantised nodes in integers (`integer_graph.py`).
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import frontend, text
+from . import activations, frontend, text
 from .count import count
 from .fold import fold_constants
 from .fusion import Decoder, Fusion, FusionConfig, Latent, Ring
+from .integer_graph import IntegerGraph
 from .labels import AUDIBLE, SOURCES, VISIBLE
 from .quant import fake_quant_weights, onnx_session, parity, quantise_weights_onnx
 
@@ -175,15 +177,22 @@ def fingerprint(path: pathlib.Path) -> dict[str, Any]:
 class Streamer:
     """The five files run as the runtime runs them; also used for evaluation of a finished bundle."""
 
-    def __init__(self, folder: pathlib.Path, config: FusionConfig) -> None:
+    def __init__(
+        self, folder: pathlib.Path, config: FusionConfig, nodes: dict[str, dict[str, Any]] | None = None
+    ) -> None:
+        """With `nodes`, the manifest's quantised ones, those run in int8 and the rest as the files say."""
         self.config = config
-        self.sessions = {name: onnx_session(folder / f"{name}.onnx") for name in GRAPH_NAMES}
+        nodes = nodes or {}
+        self.sessions = {name: onnx_session(folder / f"{name}.onnx") for name in GRAPH_NAMES if name not in nodes}
+        self.integers = {name: IntegerGraph(folder / f"{name}.onnx", of) for name, of in nodes.items()}
         self.reset()
 
     def reset(self) -> None:
         self.ring = Ring.empty(self.config)
 
     def call(self, graph: str, **feed: np.ndarray) -> dict[str, np.ndarray]:
+        if graph in self.integers:
+            return self.integers[graph].run(feed)
         session = self.sessions[graph]
         return dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
 
@@ -286,10 +295,12 @@ def batch_outputs(fusion: Fusion, encoded: list[dict[str, np.ndarray]], inputs: 
     return {name: out[name][0].numpy() for name in GOLDEN_OUTPUTS}
 
 
-def write_golden(folder: pathlib.Path, config: FusionConfig, fusion: Fusion) -> dict[str, Any]:
-    """Run the golden input through the files in `folder` and, at once, through `fusion`, which must hold the files'
-    rounded weights; returns the manifest entry."""
-    inputs, streamer, previous = golden_inputs(), Streamer(folder, config), None
+def golden_results(
+    streamer: Streamer, inputs: dict[str, np.ndarray], fusion: Fusion | None
+) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """Outputs of the golden input, one row per snippet, and what is written afterwards. With `fusion`, which must hold
+    the files' rounded weights, the outputs are those of the whole sequence at once."""
+    previous = None
     rows: dict[str, list[np.ndarray]] = {name: [] for name in GOLDEN_OUTPUTS}
     encoded: list[dict[str, np.ndarray]] = []
     for s in range(GOLDEN_SNIPPETS):
@@ -306,35 +317,70 @@ def write_golden(folder: pathlib.Path, config: FusionConfig, fusion: Fusion) -> 
         out = streamer.snippet(encoded[-1], inputs["frame_offset"][s], float(inputs["dt"][s, 0]))
         for name, values in rows.items():
             values.append(out[name][0])
-    batch = batch_outputs(fusion, encoded, inputs)
-    error = max(float(np.abs(np.stack(rows[name]) - batch[name]).max()) for name in GOLDEN_OUTPUTS)
-    print(f"export golden: streaming against batch, error {error:.1e}")
-    if not error <= TOLERANCE:
-        raise ValueError(f"streaming differs from the batch run by {error}")
     prompts = [
         text.prompt_ids("event", text.hear("dog_bark")), text.prompt_ids("event", text.see("cat")),
         text.prompt_ids("caption"), text.prompt_ids("ask", question="is anyone speaking?"),
     ]  # fmt: skip
     decodes = [{"prompt": p, "tokens": streamer.write(p)} for p in prompts]
-    tensors, blob = {}, b""
-    for name, value in (inputs | batch).items():
-        kind = {"float16": "f16", "float32": "f32", "uint8": "u8"}[str(value.dtype)]
-        tensors[name] = {"dtype": kind, "shape": list(value.shape), "offset": len(blob)}
-        blob += np.ascontiguousarray(value).tobytes()
-    (folder / "golden.bin").write_bytes(blob)
+    outputs = {name: np.stack(values) for name, values in rows.items()}
+    if fusion is None:
+        return outputs, decodes
+    batch = batch_outputs(fusion, encoded, inputs)
+    error = max(float(np.abs(outputs[name] - batch[name]).max()) for name in GOLDEN_OUTPUTS)
+    print(f"export golden: streaming against batch, error {error:.1e}")
+    if not error <= TOLERANCE:
+        raise ValueError(f"streaming differs from the batch run by {error}")
+    return batch, decodes
+
+
+def write_golden(
+    folder: pathlib.Path, config: FusionConfig, fusion: Fusion | None, nodes: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Run the golden input through the files in `folder`, in int8 too if there are `nodes`; the manifest entry."""
+    inputs, blob = golden_inputs(), b""
+
+    def store(values: dict[str, np.ndarray]) -> dict[str, Any]:
+        nonlocal blob
+        tensors = {}
+        for name, value in values.items():
+            kind = {"float16": "f16", "float32": "f32", "uint8": "u8"}[str(value.dtype)]
+            tensors[name] = {"dtype": kind, "shape": list(value.shape), "offset": len(blob)}
+            blob += np.ascontiguousarray(value).tobytes()
+        return tensors
+
+    outputs, decodes = golden_results(Streamer(folder, config), inputs, fusion)
     body = {
         "format": 1,
         "bin": "golden.bin",
         "snippets": GOLDEN_SNIPPETS,
         "tolerance": 1e-3,
-        "tensors": tensors,
+        "tensors": store(inputs | outputs),
         "decodes": decodes,
     }
+    if nodes:
+        outputs, decodes = golden_results(Streamer(folder, config, nodes), inputs, fusion)
+        body["int8"] = {"tensors": store(outputs), "decodes": decodes}
+    (folder / "golden.bin").write_bytes(blob)
     (folder / "golden.json").write_text(json.dumps(body, indent=1) + "\n")
     files = {name: fingerprint(folder / name) for name in ("golden.json", "golden.bin")}
     return {"file": "golden.json", **files["golden.json"], "bin": "golden.bin",
             "bin_sha256": files["golden.bin"]["sha256"],
             "bin_bytes": files["golden.bin"]["bytes"]}  # fmt: skip
+
+
+def requantise_bundle(folder: pathlib.Path, work: pathlib.Path, config: FusionConfig) -> None:
+    """Calibrate the files of a finished bundle again; golden run and manifest follow, the graphs stay."""
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    body["quantisation"] = activations.quantisation(folder, work)
+    body["golden"] = write_golden(folder, config, None, body["quantisation"]["nodes"])
+    write_manifest(path, body)
+
+
+def write_manifest(path: pathlib.Path, body: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)
 
 
 # ---------------------------------------------------------------- manifest
@@ -357,7 +403,9 @@ def geometry(c: FusionConfig) -> dict[str, int]:
     }  # fmt: skip
 
 
-def manifest(parts: Parts, entries: dict[str, Any], golden: dict[str, Any]) -> dict[str, Any]:
+def manifest(
+    parts: Parts, entries: dict[str, Any], golden: dict[str, Any], quantisation: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "format": 1,
         "name": "girasol-av",
@@ -378,21 +426,27 @@ def manifest(parts: Parts, entries: dict[str, Any], golden: dict[str, Any]) -> d
             "vocab": list(text.vocabulary()), "pad": text.PAD, "bos": text.BOS, "eos": text.EOS, "unk": text.UNK,
             "max_output": text.MAX_OUTPUT, "max_question": text.MAX_QUESTION, "prompts": text.PROMPTS,
         },
-        "quantisation": {"weights": "int8-per-channel", "activations": None, "nodes": {}},
+        "quantisation": quantisation,
         "training": parts.training,
     }  # fmt: skip
 
 
-def export_bundle(parts: Parts, destination: pathlib.Path) -> dict[str, Any]:
-    """Build the bundle and move it to `destination` (replaced as a whole); returns the manifest."""
+def export_bundle(parts: Parts, destination: pathlib.Path, work: pathlib.Path | None = None) -> dict[str, Any]:
+    """Build the bundle and move it to `destination` (replaced as a whole); returns the manifest.
+
+    `work` holds the tracks to calibrate activations on; without it everything runs in f32.
+    """
     folder = destination.with_name(f".{destination.name}.{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = parts.fusion.config
     entries = {name: export_graph(graph, config, folder / f"{name}.onnx") for name, graph in graphs(parts).items()}
+    quantisation: dict[str, Any] = {"weights": "int8-per-channel", "activations": None, "nodes": {}}
+    if work is not None:
+        quantisation = activations.quantisation(folder, work)
     rounded = fake_quant_weights(copy.deepcopy(parts.fusion)).eval()
-    body = manifest(parts, entries, write_golden(folder, config, rounded))
-    (folder / "manifest.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
+    body = manifest(parts, entries, write_golden(folder, config, rounded, quantisation["nodes"]), quantisation)
+    write_manifest(folder / "manifest.json", body)
     if destination.exists():
         old = destination.with_name(f".{destination.name}.old")
         shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ACC_LIMIT, BIAS_LIMIT = 1 << 30, 1 << 29
+
 
 @dataclass(frozen=True)
 class QuantParams:
@@ -76,10 +78,54 @@ def _finish(acc, input, weight_scales, output, activation, table):
     return q.astype(np.int8) if table is None else np.asarray(table, np.int8)[q + 128]
 
 
+def quantise_bias(bias: np.ndarray, input: QuantParams, weight_scales: np.ndarray) -> np.ndarray:
+    """A real bias in units of the accumulator: nearest, halves to even."""
+    unit = float(np.float32(input.scale)) * np.asarray(weight_scales, np.float32).astype(np.float64)
+    q = np.rint(np.asarray(bias, np.float32).astype(np.float64) / unit).astype(np.int64)
+    if np.abs(q).max(initial=0) >= ACC_LIMIT:
+        raise ValueError("a bias exceeds the accumulator's range of 2**30")
+    return q
+
+
+def fit_channels(weights, scales, bias, input: QuantParams, output: QuantParams) -> tuple[np.ndarray, np.ndarray]:
+    """A coarser scale where a channel's weights are all 0, or next to 0 beside its bias.
+
+    One for which a fixed-point factor exists, and in which the bias fits the accumulator.
+    """
+    weights, scales = weights.copy(), np.array(scales, np.float32)
+    scale_in, scale_out = np.float32(input.scale), np.float32(output.scale)
+    for channel, (w, b) in enumerate(zip(weights, bias, strict=True)):
+        if not w.any():
+            scales[channel] = scale_out / scale_in / np.float32(1024)
+        steps, coarser = abs(float(b) / (float(scale_in) * float(scales[channel]))), 1.0
+        while steps / coarser > BIAS_LIMIT:
+            coarser *= 2.0
+        scales[channel] *= np.float32(coarser)
+        weights[channel] = np.rint(w / coarser).astype(np.int8)
+    return weights, scales
+
+
 def linear(x, weights, bias, weight_scales, input, output, activation="none", table=None) -> np.ndarray:
-    """int8 [rows, inputs], int8 [outputs, inputs], int32 [outputs] -> int8 [rows, outputs]."""
-    acc = (x.astype(np.int64) - input.zero_point) @ weights.astype(np.int64).T + bias
+    """int8 [rows, inputs], int8 [outputs, inputs], int32 [outputs] -> int8 [rows, outputs].
+
+    The products are summed in f64, exactly: no sum reaches 2**31.
+    """
+    acc = ((x.astype(np.float64) - input.zero_point) @ weights.astype(np.float64).T).astype(np.int64) + bias
     return _finish(acc, input, weight_scales, output, activation, table)
+
+
+def convolution(
+    x, weights, bias, weight_scales, input, output, stride=1, padding=(0, 0, 0, 0), activation="none", table=None
+) -> np.ndarray:
+    """int8 [height, width, channels], int8 [outputs, size, size, channels]; padding: top, left, bottom, right."""
+    top, left, bottom, right = padding
+    padded = np.pad(x, ((top, bottom), (left, right), (0, 0)), constant_values=input.zero_point)
+    size = weights.shape[1]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(0, 1))[::stride, ::stride]
+    rows = windows.transpose(0, 1, 3, 4, 2).reshape(windows.shape[0] * windows.shape[1], -1)
+    flat = weights.reshape(len(weights), -1)
+    y = linear(rows, flat, bias, weight_scales, input, output, activation, table)
+    return y.reshape(*windows.shape[:2], -1)
 
 
 def depthwise(
@@ -90,7 +136,8 @@ def depthwise(
     padded = np.pad(x.astype(np.int64) - input.zero_point, ((top, bottom), (left, right), (0, 0)))
     size = weights.shape[0]
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(0, 1))[::stride, ::stride]
-    acc = np.einsum("yxcij,ijc->yxc", windows, weights.astype(np.int64)) + bias
+    taps = [windows[..., i, j] * weights[i, j].astype(np.int64) for i in range(size) for j in range(size)]
+    acc = sum(taps) + bias
     return _finish(acc, input, weight_scales, output, activation, table)
 
 
@@ -140,6 +187,11 @@ def _golden_lines():
             y = depthwise(x, w, bias, scales, p_in, p_mid, stride, padding, bound, lookup)
             shape = {"window": [6, 5, 9, size, stride, *padding], **common}
             yield line(f"depthwise-{activation}", x=x, w=w, bias=bias, scales=scales, y=y, **shape)
+    for size, stride, padding in ((3, 2, (0, 0, 1, 1)), (3, 1, (1, 1, 1, 1)), (2, 2, (0, 0, 0, 0))):
+        x, w, (bias, scales) = int8s(-128, 6, 5, 4), int8s(-127, 7, size, size, 4), ends(7)
+        y = convolution(x, w, bias, scales, p_in, p_mid, stride, padding, "relu6")
+        shape = [6, 5, 4, size, stride, *padding]
+        yield line("convolution-relu6", x=x, w=w, bias=bias, scales=scales, y=y, window=shape)
     a, b = int8s(-128, 64), int8s(-128, 64)
     yield line("add", x=a, w=b, y=add(a, b, p_in, p_mid, p_out))
     reals = np.concatenate([rng.normal(0, 4, 40), np.arange(-12, 12) * 0.025, [1e9, -1e9]]).astype(np.float32)

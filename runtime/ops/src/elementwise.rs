@@ -39,6 +39,50 @@ impl Quantise {
     }
 }
 
+/// [channels, pixels] to [pixels, channels], as integer operators want an image.
+///
+/// # Panics
+/// Unless both slices have the same length, a multiple of `channels`.
+pub fn channels_last<T: Copy>(channels: usize, planes: &[T], pixels: &mut [T]) {
+    assert_eq!(planes.len(), pixels.len(), "output's length");
+    let count = planes.len() / channels;
+    assert_eq!(count * channels, planes.len(), "whole pixels");
+    match channels {
+        1 => pixels.copy_from_slice(planes),
+        4 => {
+            let (first, rest) = planes.split_at(count);
+            let (second, rest) = rest.split_at(count);
+            let (third, fourth) = rest.split_at(count);
+            let planes = first.iter().zip(second).zip(third).zip(fourth);
+            for (pixel, (((&a, &b), &c), &d)) in pixels.as_chunks_mut::<4>().0.iter_mut().zip(planes) {
+                *pixel = [a, b, c, d];
+            }
+        }
+        _ => {
+            for (channel, plane) in planes.chunks_exact(count.max(1)).enumerate() {
+                for (pixel, value) in pixels.chunks_exact_mut(channels).zip(plane) {
+                    pixel[channel] = *value;
+                }
+            }
+        }
+    }
+}
+
+/// [pixels, channels] to [channels, pixels].
+///
+/// # Panics
+/// Unless both slices have the same length, a multiple of `channels`.
+pub fn channels_first<T: Copy>(channels: usize, pixels: &[T], planes: &mut [T]) {
+    assert_eq!(planes.len(), pixels.len(), "output's length");
+    let count = planes.len() / channels;
+    assert_eq!(count * channels, planes.len(), "whole pixels");
+    for (channel, plane) in planes.chunks_exact_mut(count.max(1)).enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(pixels.chunks_exact(channels)) {
+            *value = pixel[channel];
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn quantise_avx2(params: QuantParams, input: &[f32], output: &mut [i8]) {

@@ -1,7 +1,7 @@
 //! girasol-ops: the int8 operators that carry girasol's networks, with one meaning on every CPU.
 //!
 //! [`semantics`] defines the arithmetic bit for bit, with a scalar reference for every operator. The operators
-//! ([`linear`], [`patchify`], [`depthwise`], [`elementwise`]) pack their weights once and then run without allocating,
+//! ([`linear`], [`convolution`], [`depthwise`], [`elementwise`]) pack their weights once and then run without allocating,
 //! on a [`Kernel`] chosen at run time. Every kernel equals the reference exactly; `tests/` holds them to it.
 //!
 //! Tensors are plain slices: activations in NHWC, one image at a time.
@@ -26,12 +26,12 @@
 //! # Ok::<(), girasol_ops::Error>(())
 //! ```
 
+pub mod convolution;
 pub mod depthwise;
 pub mod elementwise;
 mod error;
 mod kernels;
 pub mod linear;
-pub mod patchify;
 pub mod semantics;
 
 pub use error::Error;

@@ -9,6 +9,7 @@
 //!   up in the activation's table if it has one ([`Table`]).
 
 use crate::{
+    convolution::Square,
     depthwise::{DepthwiseSpec, FloatDepthwiseSpec},
     error::Error,
     linear::LinearSpec,
@@ -257,6 +258,22 @@ pub fn quantise_bias(bias: &[f32], input: QuantParams, weight_scales: &[f32]) ->
     bias.iter().zip(weight_scales).enumerate().map(quantise).collect()
 }
 
+/// Rounds f32 weights as the exporter does (docs/decisions/0005): [channels, ...] to int8 in [-127, 127] and one scale
+/// per channel.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, reason = "clamped to [-127, 127]; NaN becomes 0")]
+pub fn quantise_weights(weights: &[f32], channels: usize) -> (Vec<i8>, Vec<f32>) {
+    let mut q = Vec::with_capacity(weights.len());
+    let mut scales = Vec::with_capacity(channels);
+    for channel in weights.chunks_exact((weights.len() / channels.max(1)).max(1)) {
+        let peak = channel.iter().fold(0.0f32, |peak, w| peak.max(w.abs()));
+        let scale = if peak > 0.0 { peak / 127.0 } else { 1.0 };
+        q.extend(channel.iter().map(|w| (w / scale).round_ties_even().clamp(-127.0, 127.0) as i8));
+        scales.push(scale);
+    }
+    (q, scales)
+}
+
 /// Residual addition in fixed point: `floor((a' * left + b' * right) / 2^shift + 1/2)` with `a'` and `b'` freed of
 /// their zero points. The larger factor has 15 bits, so every product fits the 16-bit multipliers of SIMD units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,6 +359,30 @@ pub fn depthwise(spec: &DepthwiseSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Erro
         }
     }
     Ok(output)
+}
+
+/// Reference of [`crate::convolution::Convolution`]: `input` is [height, width, channels].
+///
+/// # Errors
+/// Scales that cannot be represented.
+pub fn convolution(square: &Square, spec: &LinearSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Error> {
+    let mut rows = Vec::new();
+    for y in 0..square.output_height() {
+        for x in 0..square.output_width() {
+            for tap in 0..square.size * square.size {
+                let row = (y * square.stride + tap / square.size).checked_sub(square.padding[0]);
+                let column = (x * square.stride + tap % square.size).checked_sub(square.padding[1]);
+                let pixel = match (row.filter(|&r| r < square.height), column.filter(|&c| c < square.width)) {
+                    (Some(row), Some(column)) => Some(row * square.width + column),
+                    _ => None,
+                };
+                rows.extend((0..square.channels).map(|channel| {
+                    pixel.map_or(spec.input.zero_point, |pixel| input[pixel * square.channels + channel])
+                }));
+            }
+        }
+    }
+    linear(spec, &rows)
 }
 
 /// Reference of [`crate::depthwise::FloatDepthwise`]. Products are fused into the sum one after the other, tap by tap,

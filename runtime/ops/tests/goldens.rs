@@ -6,6 +6,7 @@ use std::{collections::HashMap, str::FromStr};
 
 use girasol_ops::{
     Kernel,
+    convolution::{Convolution, Square},
     depthwise::{Depthwise, DepthwiseSpec, Window},
     elementwise::{Add, Quantise},
     linear::{Linear, LinearSpec},
@@ -44,6 +45,7 @@ impl Case {
         let mut output = vec![99; expected.len()];
         match self.name.split('-').next().unwrap() {
             "linear" => self.linear(kernel, &mut output),
+            "convolution" => self.convolution(kernel, &mut output),
             "depthwise" => self.depthwise(kernel, &mut output),
             "add" => Add::new(kernel, INPUT, MIDDLE, OUTPUT).unwrap().run(
                 &self.get::<i8>("x"),
@@ -68,6 +70,25 @@ impl Case {
             activation: self.activation(),
         };
         Linear::new(kernel, &spec).unwrap().run(&self.get::<i8>("x"), output);
+    }
+
+    fn convolution(&self, kernel: Kernel, output: &mut [i8]) {
+        let window: [usize; 9] = self.get("window").try_into().unwrap();
+        let [height, width, channels, size, stride, padding @ ..] = window;
+        let square = Square { height, width, channels, size, stride, padding };
+        let spec = LinearSpec {
+            inputs: square.inputs(),
+            outputs: 7,
+            weights: &self.get::<i8>("w"),
+            bias: &self.get::<i32>("bias"),
+            weight_scales: &self.get::<f32>("scales"),
+            input: INPUT,
+            output: MIDDLE,
+            activation: self.activation(),
+        };
+        let convolution = Convolution::new(kernel, square, &spec).unwrap();
+        let mut scratch = vec![0; convolution.scratch_len()];
+        convolution.run(&self.get::<i8>("x"), &mut scratch, output);
     }
 
     fn depthwise(&self, kernel: Kernel, output: &mut [i8]) {
@@ -100,7 +121,7 @@ fn cases() -> Vec<Case> {
 #[test]
 fn every_kernel_agrees_with_the_python_twin() {
     let cases = cases();
-    assert_eq!(cases.len(), 18);
+    assert_eq!(cases.len(), 21);
     for kernel in Kernel::available() {
         for case in &cases {
             case.check(kernel);

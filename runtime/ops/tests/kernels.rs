@@ -4,10 +4,10 @@
 
 use girasol_ops::{
     Kernel,
+    convolution::{Convolution, Square},
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
-    elementwise::{Add, Quantise},
+    elementwise::{Add, Quantise, channels_first, channels_last},
     linear::{Linear, LinearSpec},
-    patchify::Patchify,
     semantics::{self, Activation, QuantParams, Table, hard_swish},
 };
 use proptest::{collection::vec, prelude::*};
@@ -167,31 +167,45 @@ proptest! {
     }
 
     #[test]
-    fn patchify_equals_a_linear_layer_on_gathered_patches(
-        size in 1..5usize, channels in 1..4usize, (rows, columns) in (1..4usize, 1..6usize),
-        seed in values(), ends in ends(9),
+    fn convolution_equals_the_reference(
+        (size, stride, channels) in (1..6usize, 1..4usize, 1..5usize), (rows, columns) in (1..9usize, 1..12usize),
+        padding in [0..3usize, 0..3, 0..3, 0..3], seed in values(), ends in ends(9),
     ) {
-        let (height, width) = (rows * size + size - 1, columns * size + size / 2);
-        let inputs = size * size * channels;
+        let square = Square {
+            height: rows.max(size),
+            width: columns.max(size),
+            channels,
+            size,
+            stride,
+            padding: padding.map(|padding| padding.min(size - 1)),
+        };
+        let inputs = square.inputs();
         let mix = |index: usize| ((index * 89 + usize::from(seed.unsigned_abs())) % 255) as u8;
-        let image: Vec<i8> = (0..height * width * channels).map(|index| mix(index).cast_signed()).collect();
+        let image: Vec<i8> =
+            (0..square.height * square.width * channels).map(|index| mix(index).cast_signed()).collect();
         let weights: Vec<i8> = (0..9 * inputs).map(|index| mix(index + 7).cast_signed().max(-127)).collect();
         let case = LinearCase { inputs, weights, values: Vec::new(), ends };
-        let mut patches = Vec::new();
-        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
-            for y in 0..size {
-                let start = ((row * size + y) * width + column * size) * channels;
-                patches.extend_from_slice(&image[start..][..size * channels]);
-            }
-        }
-        let expected = semantics::linear(&case.spec(), &patches).unwrap();
+        let expected = semantics::convolution(&square, &case.spec(), &image).unwrap();
         for kernel in Kernel::available() {
-            let patchify = Patchify::new(kernel, size, &case.spec()).unwrap();
-            let mut scratch = vec![0; patchify.scratch_len(width)];
-            let mut output = vec![99; patchify.output_len(height, width)];
-            patchify.run(height, width, &image, &mut scratch, &mut output);
+            let convolution = Convolution::new(kernel, square, &case.spec()).unwrap();
+            let mut scratch = vec![77; convolution.scratch_len()];
+            let mut output = vec![99; convolution.output_len()];
+            convolution.run(&image, &mut scratch, &mut output);
             prop_assert_eq!(&output, &expected, "{}", kernel);
         }
+    }
+
+    #[test]
+    fn layouts_change_there_and_back((channels, planes) in (1..7usize, 1..40usize)
+        .prop_flat_map(|(channels, pixels)| (Just(channels), vec(values(), channels * pixels)))) {
+        let count = planes.len() / channels;
+        let (mut pixels, mut back) = (vec![99; planes.len()], vec![99; planes.len()]);
+        channels_last(channels, &planes, &mut pixels);
+        for (index, &value) in planes.iter().enumerate() {
+            prop_assert_eq!(pixels[index % count * channels + index / count], value);
+        }
+        channels_first(channels, &pixels, &mut back);
+        prop_assert_eq!(back, planes);
     }
 
     #[test]

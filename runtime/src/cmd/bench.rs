@@ -9,7 +9,7 @@ use girasol::{
     config::Config,
     event::{EventIdentity, Origin},
     frontend::bench as frontend,
-    model::{FRAMES, Model, StageCost},
+    model::{FRAMES, Model, NodeCost, StageCost},
     pipeline::Processor,
     timeline::Snippet,
 };
@@ -23,6 +23,9 @@ pub(super) struct Bench {
     /// Calls of each stage; the median counts
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     iterations: u32,
+    /// Measure each operator of each graph instead
+    #[arg(long)]
+    ops: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -34,7 +37,17 @@ impl Bench {
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
         let iterations = self.iterations as usize;
 
-        let (first_snippet, bundle) = first_snippet(&config, &clock)?;
+        if self.ops {
+            let nodes =
+                Model::load(&self.config.open_bundle(&config)?)?.profile_nodes(iterations, &*clock)?;
+            if self.json {
+                print_nodes_json(&nodes)
+            } else {
+                print_nodes(&nodes)
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (first_snippet, bundle) = first_snippet(|| self.config.open_bundle(&config), &config, &clock)?;
         let started = clock.now();
         let mut model = Model::load(&bundle)?;
         let load = elapsed(&*clock, started);
@@ -55,9 +68,13 @@ impl Bench {
 }
 
 /// What a start costs: opening and checking the bundle, loading, and the first snippet done.
-fn first_snippet(config: &Config, clock: &Arc<dyn Clock>) -> Result<(Duration, Bundle)> {
+fn first_snippet(
+    open: impl FnOnce() -> Result<Bundle>,
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Duration, Bundle)> {
     let started = clock.now();
-    let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
+    let bundle = open()?;
     let identity = |bundle: &str| EventIdentity {
         device: config.device.name.clone(),
         origin: Origin::Replay { clip: "bench".into(), bundle: bundle.to_owned() },
@@ -90,6 +107,64 @@ struct Totals {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+/// How often a graph runs in a snippet; the decoder runs once a token, and only to write.
+fn calls(graph: &str) -> u32 {
+    match graph {
+        "video_encoder" => u32::try_from(FRAMES).unwrap_or(0),
+        "decoder" => 0,
+        _ => 1,
+    }
+}
+
+/// The nodes' share of a snippet's work in the graphs, in percent; of a token's for the decoder.
+fn share(node: &NodeCost, nodes: &[NodeCost]) -> f64 {
+    let weight = |n: &NodeCost| ms(n.median) * f64::from(calls(n.graph).max(1));
+    let of = |n: &&NodeCost| (calls(n.graph) == 0) == (calls(node.graph) == 0);
+    100.0 * weight(node) / nodes.iter().filter(of).map(weight).sum::<f64>()
+}
+
+fn print_nodes(nodes: &[NodeCost]) {
+    let mut graph = "";
+    for node in nodes {
+        if graph != node.graph {
+            graph = node.graph;
+            let of = || nodes.iter().filter(|n| n.graph == graph);
+            let (macs, time) = (of().map(|n| n.macs).sum::<u64>(), of().map(|n| n.median).sum::<Duration>());
+            println!(
+                "\n{graph}: {:.2} M MAC, {:.3} ms, {} calls a snippet",
+                macs as f64 / 1e6,
+                ms(time),
+                calls(graph)
+            );
+            println!(
+                "{:<22} {:<12} {:>9} {:>9} {:>9} {:>7}  node",
+                "operator", "kernel", "ms", "M MAC", "G MAC/s", "share"
+            );
+        }
+        let mega = node.macs as f64 / 1e6;
+        let rate = if node.macs == 0 { "–".into() } else { format!("{:.1}", mega / ms(node.median)) };
+        let macs = if node.macs == 0 { "–".into() } else { format!("{mega:.3}") };
+        println!(
+            "{:<22} {:<12} {:>9.4} {macs:>9} {rate:>9} {:>5.1} %  {}",
+            node.operator,
+            node.kernel,
+            ms(node.median),
+            share(node, nodes),
+            node.node
+        );
+    }
+}
+
+fn print_nodes_json(nodes: &[NodeCost]) {
+    let entry = |n: &NodeCost| {
+        serde_json::json!({
+            "graph": n.graph, "node": n.node, "operator": n.operator, "kernel": n.kernel, "macs": n.macs,
+            "median_ms": ms(n.median), "calls_per_snippet": calls(n.graph), "share": share(n, nodes),
+        })
+    };
+    println!("{}", serde_json::Value::from_iter(nodes.iter().map(entry)));
 }
 
 fn print_table(stages: &[StageCost], totals: &Totals) {

@@ -12,7 +12,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use girasol::{
     Result,
-    config::{Config, LogFormat, LogLevel},
+    config::{Arithmetic, Config, LogFormat, LogLevel},
 };
 use girasol_model::Bundle;
 
@@ -61,7 +61,10 @@ impl ConfigArgs {
     fn open_bundle(&self, config: &Config) -> Result<Bundle> {
         let bundle = Bundle::open(&config.model.bundle, env!("CARGO_PKG_VERSION"))?;
         config.check_labels(&bundle.manifest().labels, self.config.as_deref())?;
-        Ok(bundle)
+        Ok(match config.model.arithmetic {
+            Arithmetic::Int8 => bundle,
+            Arithmetic::F32 => bundle.in_f32(),
+        })
     }
 }
 

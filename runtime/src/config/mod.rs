@@ -88,11 +88,28 @@ pub struct ModelConfig {
     pub bundle: PathBuf,
     /// Operating point.
     pub thresholds: ThresholdChoice,
+    /// What the bundle's quantised nodes compute with.
+    pub arithmetic: Arithmetic,
+}
+
+/// `model.arithmetic`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arithmetic {
+    /// Integers, where the bundle has scales for them.
+    #[default]
+    Int8,
+    /// Floating point throughout.
+    F32,
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
-        Self { bundle: "/usr/share/girasol/bundle".into(), thresholds: ThresholdChoice::default() }
+        Self {
+            bundle: "/usr/share/girasol/bundle".into(),
+            thresholds: ThresholdChoice::default(),
+            arithmetic: Arithmetic::default(),
+        }
     }
 }
 

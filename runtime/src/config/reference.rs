@@ -13,6 +13,11 @@ const KEYS: &[(&str, &str, &str)] = &[
         "`low_false_alarm` or `best_f1`",
         "Operating point of every label: about one false alarm per hour or fewer, or the best balance.",
     ),
+    (
+        "model.arithmetic",
+        "`int8` or `f32`",
+        "What the bundle's quantised nodes compute with; `f32` is slower and a little more exact.",
+    ),
     ("mqtt.url", "`mqtt://host[:1883]` or `mqtts://host[:8883]`", "The broker."),
     ("mqtt.topic_prefix", "text", "First part of every topic."),
     (

@@ -1,6 +1,7 @@
 //! The text decoder: one token at a time, cross-attending to the window of latents.
 
 use girasol_model::{Bundle, Text, Tokenizer};
+use girasol_ops::Kernel;
 
 use super::{
     G, TOKEN_BLOCK,
@@ -46,12 +47,13 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn load(bundle: &Bundle) -> Result<Self> {
+    pub(crate) fn load(bundle: &Bundle, kernel: Kernel) -> Result<Self> {
         let manifest = bundle.manifest();
         let vocabulary = manifest.text.vocab.len();
         let (d, m, t, layers) = (G.dim, G.snippet_tokens, G.decoder_context, G.decoder_layers);
         let graph = load(
             bundle,
+            kernel,
             "decoder",
             &manifest.graphs.decoder,
             &[

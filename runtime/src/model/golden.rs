@@ -39,6 +39,15 @@ struct Index {
     tolerance: f32,
     tensors: BTreeMap<String, TensorInfo>,
     decodes: Vec<Decode>,
+    /// What comes out instead where the manifest's quantised nodes run in int8.
+    int8: Option<Results>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Results {
+    tensors: BTreeMap<String, TensorInfo>,
+    decodes: Vec<Decode>,
 }
 
 #[derive(Deserialize)]
@@ -57,17 +66,29 @@ struct Decode {
 }
 
 struct Golden {
+    /// With the results that fit the model's arithmetic.
     index: Index,
     bytes: Vec<u8>,
     path: String,
 }
 
 impl Golden {
-    fn open(bundle: &Bundle) -> Result<Option<Self>> {
+    fn open(bundle: &Bundle, int8: bool) -> Result<Option<Self>> {
         let Some(files) = &bundle.manifest().golden else { return Ok(None) };
         let path = bundle.dir().join(&files.file).display().to_string();
-        let index = serde_json::from_slice(&bundle.read(&files.file, &files.sha256)?)
+        let mut index: Index = serde_json::from_slice(&bundle.read(&files.file, &files.sha256)?)
             .map_err(|e| Error::new(ErrorKind::Data, path.clone()).cause(e))?;
+        if int8 {
+            let results = index.int8.take().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Data,
+                    format!("{path}: no results in int8, but the manifest has quantised nodes"),
+                )
+                .help("make the bundle again, or set model.arithmetic = \"f32\"")
+            })?;
+            index.tensors.extend(results.tensors);
+            index.decodes = results.decodes;
+        }
         let bytes = bundle.read(&files.bin, &files.bin_sha256)?;
         Ok(Some(Self { index, bytes, path }))
     }
@@ -145,7 +166,7 @@ impl Model {
     /// Runs the bundle's golden snippets from a fresh state and leaves a fresh state behind. `Ok(None)` if the bundle
     /// has none; an error if the results differ.
     pub fn self_test(&mut self, bundle: &Bundle) -> Result<Option<SelfTest>> {
-        let Some(golden) = Golden::open(bundle)? else { return Ok(None) };
+        let Some(golden) = Golden::open(bundle, self.arithmetic().int8_nodes > 0)? else { return Ok(None) };
         self.reset()?;
         let result = self.run_golden(&golden);
         self.reset()?;

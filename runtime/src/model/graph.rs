@@ -2,9 +2,14 @@
 
 use std::sync::Arc;
 
-use tract_onnx::{prelude::*, tract_core::plan::SimpleState, tract_hir::infer::Factoid as _};
+use tract_onnx::{
+    prelude::*,
+    tract_core::plan::{self, SimpleState},
+    tract_hir::{infer::Factoid as _, internal::Cost},
+};
 
-use crate::{Error, ErrorKind, Result};
+use super::integer::{self, IntegerOp, Integers};
+use crate::{Error, ErrorKind, Result, clock::Clock};
 
 /// Name and shape of an input or output, as the ABI has it.
 #[derive(Clone, Debug)]
@@ -40,11 +45,13 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Loads `bytes`; `file` names it in errors. A graph whose inputs or outputs differ from the ABI is refused.
+    /// Loads `bytes`; `file` names it in errors. A graph whose inputs or outputs differ from the ABI is refused, and so
+    /// is one whose quantised nodes cannot run in int8.
     pub(crate) fn load(
         name: &'static str,
         file: &str,
         bytes: &[u8],
+        integers: Option<Integers<'_>>,
         inputs: &[Port],
         outputs: &[Port],
     ) -> Result<Self> {
@@ -52,9 +59,13 @@ impl Graph {
             Error::new(ErrorKind::Data, format!("{file}: {what}"))
                 .help("the bundle does not fit this runtime: install the bundle that came with it")
         };
-        let mut model = tract_onnx::onnx()
-            .model_for_read(&mut std::io::Cursor::new(bytes))
-            .map_err(|e| refuse(format!("not a readable ONNX graph: {e:#}")))?;
+        let onnx = tract_onnx::onnx();
+        let unreadable = |e: TractError| refuse(format!("not a readable ONNX graph: {e:#}"));
+        let proto = onnx.proto_model_for_read(&mut std::io::Cursor::new(bytes)).map_err(unreadable)?;
+        let mut model = match integers {
+            Some(integers) => integer::parse(proto, integers).map_err(refuse)?,
+            None => onnx.model_for_proto_model(&proto).map_err(unreadable)?,
+        };
         check_names(&model, inputs, outputs).map_err(refuse)?;
         for (index, port) in inputs.iter().enumerate() {
             let declared = model.input_fact(index).map_err(|e| internal(name, &e))?;
@@ -105,6 +116,43 @@ impl Graph {
             })
     }
 
+    /// Nodes that run in int8.
+    pub(crate) fn int8_nodes(&self) -> usize {
+        self.state.model().nodes().iter().filter(|n| n.op_as::<IntegerOp>().is_some()).count()
+    }
+
+    /// Times each node over `iterations` runs on the current inputs.
+    pub(crate) fn profile(&mut self, iterations: usize, clock: &dyn Clock) -> Result<Vec<NodeCost>> {
+        let mut times = vec![Vec::with_capacity(iterations); self.state.model().nodes().len()];
+        for _ in 0..iterations {
+            let inputs = self.inputs.iter().map(|t| TValue::from_const(Arc::clone(t))).collect();
+            let timed = self.state.run_plan_with_eval(inputs, |context, state, node, input| {
+                let start = clock.now();
+                let result = plan::eval(context, state, node, input);
+                times[node.id].push(u64::try_from(clock.now().since(start)).unwrap_or(0));
+                result
+            });
+            timed.map_err(|e| internal(self.name, &e))?;
+        }
+        let model = self.state.model();
+        let mut costs = Vec::new();
+        for (node, times) in model.nodes().iter().zip(&mut times).filter(|(_, times)| !times.is_empty()) {
+            times.sort_unstable();
+            let facts = model.node_input_facts(node.id).map_err(|e| internal(self.name, &e))?;
+            let cost = node.op.cost(&facts).map_err(|e| internal(self.name, &e))?;
+            let products = cost.iter().filter(|(cost, _)| matches!(cost, Cost::FMA(_)));
+            costs.push(NodeCost {
+                graph: self.name,
+                node: node.name.clone(),
+                operator: node.op().name().to_string(),
+                kernel: node.op_as::<IntegerOp>().map_or("tract", |op| op.kernel().name()),
+                macs: products.filter_map(|(_, count)| u64::try_from(count.to_i64().ok()?).ok()).sum(),
+                median: std::time::Duration::from_nanos(times[times.len() / 2]),
+            });
+        }
+        Ok(costs)
+    }
+
     /// Its name in the ABI.
     #[cfg(test)]
     pub(crate) fn name(&self) -> &str {
@@ -123,6 +171,23 @@ impl Graph {
         let values = self.state.run(inputs).map_err(|e| internal(self.name, &e))?;
         Ok(Outputs { name: self.name, values })
     }
+}
+
+/// What one node of a graph costs.
+#[derive(Clone, Debug)]
+pub struct NodeCost {
+    /// The graph.
+    pub graph: &'static str,
+    /// The node.
+    pub node: String,
+    /// Its operator after optimisation.
+    pub operator: String,
+    /// What computes it: a kernel of girasol-ops, or `tract` in f32.
+    pub kernel: &'static str,
+    /// Multiply-accumulates of one run.
+    pub macs: u64,
+    /// Median time of one run.
+    pub median: std::time::Duration,
 }
 
 /// What a run returned.

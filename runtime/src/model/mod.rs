@@ -7,20 +7,24 @@
 mod decoder;
 mod golden;
 mod graph;
+mod integer;
 mod profile;
 mod surprise;
 mod window;
 
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
+use girasol_ops::Kernel;
 
 pub use crate::event::Sentence;
 pub use decoder::Prompt;
 pub use golden::SelfTest;
+pub use graph::NodeCost;
 pub use profile::{StageCost, median_time};
 
 use self::{
     decoder::Decoder,
     graph::{Graph, Port},
+    integer::Integers,
     surprise::{Surprise, prediction_error},
     window::{WINDOW, Window},
 };
@@ -83,10 +87,20 @@ pub struct Output {
     pub reset: bool,
 }
 
+/// What the model computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// Nodes of all graphs that run in int8; 0 if the bundle has no activation scales, or by configuration.
+    pub int8_nodes: usize,
+    /// The integer kernels, or `tract` if everything runs in f32.
+    pub kernel: &'static str,
+}
+
 /// The model with its state.
 pub struct Model {
     manifest: Manifest,
     bundle_id: String,
+    kernel: Kernel,
     video: Graph,
     audio: Graph,
     combiner: Graph,
@@ -102,14 +116,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads and optimises the five graphs.
+    /// Loads and optimises the five graphs, on the fastest integer kernels of this CPU.
     pub fn load(bundle: &Bundle) -> Result<Self> {
+        Self::load_on(bundle, Kernel::best())
+    }
+
+    /// [`Self::load`] on integer kernels of choice. All of them compute the same, bit for bit.
+    pub fn load_on(bundle: &Bundle, kernel: Kernel) -> Result<Self> {
         let manifest = bundle.manifest().clone();
         let (audible, visible) = (manifest.labels.audible.len(), manifest.labels.visible.len());
         let graphs = &manifest.graphs;
         let (d, m) = (G.dim, G.snippet_tokens);
         let video = load(
             bundle,
+            kernel,
             "video_encoder",
             &graphs.video_encoder,
             &[Port::f32("frame", [1, 4, G.frame_height, G.frame_width])],
@@ -117,6 +137,7 @@ impl Model {
         )?;
         let audio = load(
             bundle,
+            kernel,
             "audio_encoder",
             &graphs.audio_encoder,
             &[Port::f32("mel", [1, G.mel_frames, G.mel_bins])],
@@ -124,6 +145,7 @@ impl Model {
         )?;
         let combiner = load(
             bundle,
+            kernel,
             "combiner",
             &graphs.combiner,
             &[
@@ -139,6 +161,7 @@ impl Model {
         )?;
         let latent = load(
             bundle,
+            kernel,
             "latent",
             &graphs.latent,
             &[
@@ -160,7 +183,7 @@ impl Model {
                 Port::f32("cross_v", [1, G.decoder_layers, m, d]),
             ],
         )?;
-        let decoder = Decoder::load(bundle)?;
+        let decoder = Decoder::load(bundle, kernel)?;
         give_back_memory();
         let output = Output {
             audible: vec![0.0; audible],
@@ -169,8 +192,9 @@ impl Model {
             surprise: None,
             reset: false,
         };
-        Ok(Self {
+        let model = Self {
             bundle_id: bundle.id().to_owned(),
+            kernel,
             manifest,
             video,
             audio,
@@ -183,7 +207,21 @@ impl Model {
             output,
             now: MonoTime::default(),
             resets: 0,
-        })
+        };
+        let Arithmetic { int8_nodes, kernel } = model.arithmetic();
+        tracing::info!(int8_nodes, kernel, "model loaded");
+        Ok(model)
+    }
+
+    /// What computes it: for logs and reports.
+    #[must_use]
+    pub fn arithmetic(&self) -> Arithmetic {
+        let int8_nodes = self.graphs().iter().map(|graph| graph.int8_nodes()).sum();
+        Arithmetic { int8_nodes, kernel: if int8_nodes == 0 { "tract" } else { self.kernel.name() } }
+    }
+
+    fn graphs(&self) -> [&Graph; 5] {
+        [&self.video, &self.audio, &self.combiner, &self.latent, &self.decoder.graph]
     }
 
     /// The bundle's manifest.
@@ -358,6 +396,7 @@ fn give_back_memory() {
 
 fn load(
     bundle: &Bundle,
+    kernel: Kernel,
     name: &'static str,
     file: &GraphFile,
     inputs: &[Port],
@@ -365,7 +404,8 @@ fn load(
 ) -> Result<Graph> {
     let bytes = bundle.read(&file.file, &file.sha256)?;
     let path = bundle.dir().join(&file.file);
-    Graph::load(name, &path.display().to_string(), &bytes, inputs, outputs)
+    let integers = bundle.manifest().quantisation.nodes.get(name).map(|nodes| Integers { nodes, kernel });
+    Graph::load(name, &path.display().to_string(), &bytes, integers, inputs, outputs)
 }
 
 /// Copies a snippet's block of each layer, `[layers, block]`, into slot `slot` of a ring `[layers, WINDOW, block]`.
@@ -462,16 +502,23 @@ mod tests {
         model.write(&Prompt::Caption).unwrap();
     }
 
-    /// tract 0.23 turns a Softmax between quantise and dequantise nodes into a table: a silent wrong result.
+    /// tract 0.23 turns a Softmax between quantise and dequantise nodes into a table: a silent wrong result. And its own
+    /// integer products are slow.
     #[test]
-    fn no_softmax_is_lost_and_nothing_runs_in_integers_while_the_contract_says_f32() {
+    fn no_softmax_is_lost_and_tract_computes_nothing_in_integers() {
         let bundle = bundle();
         let model = Model::load(&bundle).unwrap();
         for (graph, least) in [(&model.combiner, 3), (&model.latent, 2), (&model.decoder.graph, 4)] {
             let names = graph.operators();
             let softmax = names.iter().filter(|n| n.contains("Softmax") || n.contains("softmax")).count();
             assert!(softmax >= least, "{}: {names:?}", graph.name());
+        }
+        for graph in model.graphs() {
+            let names = graph.operators();
             assert!(!names.iter().any(|n| n.contains("Quantize") || n.contains("QMatMul")), "{names:?}");
         }
     }
 }
+
+#[cfg(test)]
+mod conformance;

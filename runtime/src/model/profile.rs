@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Prompt, SNIPPET_SECONDS, window::WINDOW};
+use super::{
+    FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, NodeCost, Prompt, SNIPPET_SECONDS, window::WINDOW,
+};
 use crate::{
     Result,
     clock::{Clock, MonoTime},
@@ -42,6 +44,18 @@ impl Model {
         let mut run = || self.write(&Prompt::Heard(&label)).map(drop);
         let median = median_time(iterations.div_ceil(4), clock, &mut run)?;
         costs.push(StageCost { stage: "sentence", calls: 0, macs: 0, median });
+        self.reset()?;
+        Ok(costs)
+    }
+
+    /// Times each node of each graph over `iterations` runs with a full window. The state is reset before and after.
+    pub fn profile_nodes(&mut self, iterations: usize, clock: &dyn Clock) -> Result<Vec<NodeCost>> {
+        self.fill_window()?;
+        let mut costs = Vec::new();
+        for graph in [&mut self.video, &mut self.audio, &mut self.combiner, &mut self.latent] {
+            costs.extend(graph.profile(iterations, clock)?);
+        }
+        costs.extend(self.decoder.graph.profile(iterations, clock)?);
         self.reset()?;
         Ok(costs)
     }
