@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::avx2;
 #[cfg(target_arch = "aarch64")]
-use crate::kernels::neon;
+use crate::kernels::neon_depthwise;
 use crate::{
     error::{Error, check_length},
     kernels::{Channels, Kernel, scalar},
@@ -255,7 +255,9 @@ impl Depthwise {
             Kernel::Scalar => scalar::depthwise_row(self, rows, results),
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
-            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::depthwise_row(self, rows, results) },
+            Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
+                neon_depthwise::depthwise_row(self, rows, results);
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::depthwise_row(self, rows, results) },
@@ -327,7 +329,9 @@ impl FloatDepthwise {
         match self.kernel {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
-            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::float_depthwise_row(self, rows, results) },
+            Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
+                neon_depthwise::float_depthwise_row(self, rows, results);
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2` and `fma`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::float_depthwise_row(self, rows, results) },

@@ -11,10 +11,17 @@ use crate::error::Error;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod blocks;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod dotprod;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod i8mm;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_depthwise;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_wide;
 pub(crate) mod scalar;
 
 /// A family of kernels, named for the instructions that it needs.
@@ -27,6 +34,8 @@ pub enum Kernel {
     Neon,
     /// aarch64 with `sdot`: Cortex-A76, A78AE.
     NeonDotprod,
+    /// aarch64 with `smmla` and `sdot`: Cortex-A510, A710, Neoverse V1.
+    NeonI8mm,
     /// x86-64 with AVX2 and FMA.
     Avx2,
     /// x86-64 with AVX-512 F and VNNI (and AVX2 with FMA).
@@ -35,7 +44,8 @@ pub enum Kernel {
 
 impl Kernel {
     /// All kernels, the slowest first.
-    pub const ALL: [Self; 5] = [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::Avx2, Self::Avx512Vnni];
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::NeonI8mm, Self::Avx2, Self::Avx512Vnni];
 
     /// The fastest kernel that this CPU can run.
     #[must_use]
@@ -57,6 +67,11 @@ impl Kernel {
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => {
+                std::arch::is_aarch64_feature_detected!("neon")
+                    && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
@@ -75,6 +90,7 @@ impl Kernel {
             Self::Scalar => "scalar",
             Self::Neon => "neon",
             Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
         }
@@ -115,6 +131,18 @@ impl Channels {
             mantissa: array(&self.mantissa, first),
             shift: array(&self.shift, first),
         }
+    }
+
+    /// The constants of all whole blocks of `N` channels.
+    #[inline(always)]
+    pub(crate) fn blocks<const N: usize>(&self) -> impl Iterator<Item = ChannelBlock<'_, N>> {
+        let [bias, mantissa, shift] =
+            [&self.bias, &self.mantissa, &self.shift].map(|values| values.as_chunks().0);
+        bias.iter().zip(mantissa).zip(shift).map(|((bias, mantissa), shift)| ChannelBlock {
+            bias,
+            mantissa,
+            shift,
+        })
     }
 }
 
