@@ -81,7 +81,16 @@ unsafe fn panel_sums<const R: usize, const P: usize, const Q: usize, const C: us
         bias[2 * quad + 1] = high;
     }
     let mut acc = [bias; P];
-    for _ in 0..inputs / (2 * STEP) {
+    let mut double_steps = inputs / (2 * STEP);
+    if double_steps > 0
+        && let (Some(rows), Some([low, high])) = (rows.first_chunk_mut::<4>(), acc.first_chunk_mut::<2>())
+        && let (Some(low), Some(high)) = (low.first_chunk_mut::<8>(), high.first_chunk_mut::<8>())
+    {
+        // SAFETY: so many double steps of the rows and the panel are left.
+        unsafe { double_steps_of_four(low, high, rows, &mut weights, double_steps) };
+        double_steps = 0;
+    }
+    for _ in 0..double_steps {
         let mut values = [[vdupq_n_s8(0); 2]; R];
         for row in 0..R {
             // SAFETY: a whole double step of the row is left.
@@ -117,6 +126,121 @@ unsafe fn panel_sums<const R: usize, const P: usize, const Q: usize, const C: us
         }
     }
     sums
+}
+
+/// Eight inputs of two pairs of rows times eight pairs of channels.
+macro_rules! half {
+    ($low:literal, $high:literal) => {
+        concat!(
+            "ldp q0, q1, [{weights}], #32\n",
+            "ldp q2, q3, [{weights}], #32\n",
+            "ldp q4, q5, [{weights}], #32\n",
+            "ldp q6, q7, [{weights}], #32\n",
+            "smmla v16.4s, v",
+            $low,
+            ".16b, v0.16b\n",
+            "smmla v24.4s, v",
+            $high,
+            ".16b, v0.16b\n",
+            "smmla v17.4s, v",
+            $low,
+            ".16b, v1.16b\n",
+            "smmla v25.4s, v",
+            $high,
+            ".16b, v1.16b\n",
+            "smmla v18.4s, v",
+            $low,
+            ".16b, v2.16b\n",
+            "smmla v26.4s, v",
+            $high,
+            ".16b, v2.16b\n",
+            "smmla v19.4s, v",
+            $low,
+            ".16b, v3.16b\n",
+            "smmla v27.4s, v",
+            $high,
+            ".16b, v3.16b\n",
+            "smmla v20.4s, v",
+            $low,
+            ".16b, v4.16b\n",
+            "smmla v28.4s, v",
+            $high,
+            ".16b, v4.16b\n",
+            "smmla v21.4s, v",
+            $low,
+            ".16b, v5.16b\n",
+            "smmla v29.4s, v",
+            $high,
+            ".16b, v5.16b\n",
+            "smmla v22.4s, v",
+            $low,
+            ".16b, v6.16b\n",
+            "smmla v30.4s, v",
+            $high,
+            ".16b, v6.16b\n",
+            "smmla v23.4s, v",
+            $low,
+            ".16b, v7.16b\n",
+            "smmla v31.4s, v",
+            $high,
+            ".16b, v7.16b\n",
+        )
+    };
+}
+
+/// `count` times 32 inputs of four rows times sixteen channels. In assembly because the compiler spills registers here:
+/// 16 hold sums, 8 values, 8 weights.
+///
+/// # Safety
+/// `count` must be at least 1, each row must have `32 * count` values left, and the panel `512 * count` weights.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+unsafe fn double_steps_of_four(
+    low: &mut [Tile; 8],
+    high: &mut [Tile; 8],
+    rows: &mut [*const i8; 4],
+    weights: &mut *const i8,
+    count: usize,
+) {
+    // SAFETY: each round reads 32 values of each row and 512 weights, which the caller promises, and moves the pointers
+    // on by as many. Nothing else is read, nothing written but the registers named.
+    unsafe {
+        asm!(
+            "2:",
+            "ldp q0, q1, [{a}], #32",
+            "ldp q2, q3, [{b}], #32",
+            "ldp q4, q5, [{c}], #32",
+            "ldp q6, q7, [{d}], #32",
+            "zip1 v8.2d, v0.2d, v2.2d",
+            "zip2 v9.2d, v0.2d, v2.2d",
+            "zip1 v10.2d, v1.2d, v3.2d",
+            "zip2 v11.2d, v1.2d, v3.2d",
+            "zip1 v12.2d, v4.2d, v6.2d",
+            "zip2 v13.2d, v4.2d, v6.2d",
+            "zip1 v14.2d, v5.2d, v7.2d",
+            "zip2 v15.2d, v5.2d, v7.2d",
+            half!("8", "12"),
+            half!("9", "13"),
+            half!("10", "14"),
+            half!("11", "15"),
+            "subs {count}, {count}, #1",
+            "b.ne 2b",
+            a = inout(reg) rows[0],
+            b = inout(reg) rows[1],
+            c = inout(reg) rows[2],
+            d = inout(reg) rows[3],
+            weights = inout(reg) *weights,
+            count = inout(reg) count => _,
+            inout("v16") low[0], inout("v17") low[1], inout("v18") low[2], inout("v19") low[3],
+            inout("v20") low[4], inout("v21") low[5], inout("v22") low[6], inout("v23") low[7],
+            inout("v24") high[0], inout("v25") high[1], inout("v26") high[2], inout("v27") high[3],
+            inout("v28") high[4], inout("v29") high[5], inout("v30") high[6], inout("v31") high[7],
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v8") _, out("v9") _, out("v10") _, out("v11") _,
+            out("v12") _, out("v13") _, out("v14") _, out("v15") _,
+            options(readonly, nostack),
+        );
+    }
 }
 
 /// Eight or sixteen (`halves`) inputs of each row times `C` pairs of channels.

@@ -5,10 +5,13 @@
 
 #![allow(clippy::needless_range_loop, reason = "pixels and taps index several arrays at once")]
 
-use std::arch::aarch64::{
-    float32x4_t, int8x16_t, int16x8_t, int32x4_t, vaddw_high_s16, vaddw_s16, vcombine_s16, vdupq_n_f32,
-    vdupq_n_s8, vfmaq_f32, vget_low_s8, vget_low_s16, vld1q_f32, vld1q_s8, vmaxnmq_f32, vminnmq_f32,
-    vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8, vst1q_f32, vst1q_s8,
+use std::arch::{
+    aarch64::{
+        float32x4_t, int8x16_t, int16x8_t, int32x4_t, vaddw_high_s16, vaddw_s16, vcombine_s16, vdupq_n_f32,
+        vdupq_n_s8, vfmaq_f32, vget_low_s8, vget_low_s16, vld1q_f32, vmaxnmq_f32, vminnmq_f32, vmlal_s8,
+        vmull_s8, vreinterpretq_f32_s8, vst1q_f32, vst1q_s8,
+    },
+    asm,
 };
 
 use super::{
@@ -17,12 +20,10 @@ use super::{
 };
 use crate::depthwise::{CHANNEL_BLOCK, Depthwise, FloatDepthwise};
 
-/// Padded input rows and where to look in them.
+/// Padded input rows from one output's first tap on.
 #[derive(Clone, Copy)]
 struct Taps<T, const SIZE: usize> {
     rows: [*const T; SIZE],
-    /// Distance between two pixels.
-    pitch: usize,
 }
 
 impl<T, const SIZE: usize> Taps<T, SIZE> {
@@ -31,47 +32,56 @@ impl<T, const SIZE: usize> Taps<T, SIZE> {
         let rows: [&[T]; SIZE] = std::array::from_fn(|row| rows[row]);
         let needed = ((pixels - 1) * stride + SIZE) * pitch;
         assert!(rows.iter().all(|row| row.len() >= needed), "padded rows of {needed} values");
-        Self { rows: rows.map(<[T]>::as_ptr), pitch }
+        Self { rows: rows.map(<[T]>::as_ptr) }
     }
 
-    /// From this pixel and channel on.
-    ///
-    /// # Safety
-    /// The pixel must lie under an output given to [`Self::new`], or one pixel behind, and `channel` below the pitch.
+    /// The taps so many values further on. (They may lie behind the last output, if they are not looked at then.)
     #[inline(always)]
-    unsafe fn at(&self, pixel: usize, channel: usize) -> Self {
-        // SAFETY: the caller's promise, and the length that `new` has checked.
-        Self {
-            rows: self.rows.map(|row| unsafe { row.add(pixel * self.pitch + channel) }),
-            pitch: self.pitch,
-        }
+    fn skip(self, values: usize) -> Self {
+        Self { rows: self.rows.map(|row| row.wrapping_add(values)) }
     }
+}
 
-    /// The tap of a row and a column.
-    ///
-    /// # Safety
-    /// The column must lie under an output given to [`Self::new`].
-    #[inline(always)]
-    unsafe fn tap(&self, row: usize, column: usize) -> *const T {
-        // SAFETY: the caller's promise.
-        unsafe { self.rows[row].add(column * self.pitch) }
+/// Bytes from an output's first column to its others.
+#[inline(always)]
+fn offsets<T, const COLUMNS: usize>(pitch: usize) -> [usize; COLUMNS] {
+    std::array::from_fn(|column| column * pitch * size_of::<T>())
+}
+
+/// Loads 16 bytes. The compiler would turn offsets that a loop does not change into as many pointers that it moves.
+///
+/// # Safety
+/// The 16 bytes must be readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_at<T>(base: *const T, offset: usize) -> int8x16_t {
+    let value;
+    // SAFETY: the instruction reads the 16 bytes that the caller promises.
+    unsafe {
+        asm!(
+            "ldr {value:q}, [{base}, {offset}]",
+            base = in(reg) base,
+            offset = in(reg) offset,
+            value = lateout(vreg) value,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
+    value
 }
 
 /// One row of outputs.
 #[target_feature(enable = "neon")]
 pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
     match (op.window.size, op.window.stride) {
-        (3, 1) => depthwise_sized::<3, 1, 4>(op, rows, output),
-        (3, _) => depthwise_sized::<3, 2, 5>(op, rows, output),
-        (_, 1) => depthwise_sized::<5, 1, 6>(op, rows, output),
-        _ => depthwise_sized::<5, 2, 7>(op, rows, output),
+        (3, 1) => depthwise_sized::<3, 1>(op, rows, output),
+        (3, _) => depthwise_sized::<3, 2>(op, rows, output),
+        (_, 1) => depthwise_sized::<5, 1>(op, rows, output),
+        _ => depthwise_sized::<5, 2>(op, rows, output),
     }
 }
 
-/// Two outputs look at `COLUMNS` columns.
 #[target_feature(enable = "neon")]
-fn depthwise_sized<const SIZE: usize, const STRIDE: usize, const COLUMNS: usize>(
+fn depthwise_sized<const SIZE: usize, const STRIDE: usize>(
     op: &Depthwise,
     rows: &[&[i8]],
     output: &mut [i8],
@@ -79,50 +89,204 @@ fn depthwise_sized<const SIZE: usize, const STRIDE: usize, const COLUMNS: usize>
     let channels = op.window.channels;
     let pixels = output.len() / channels;
     assert_eq!(output.len(), pixels * channels);
-    let taps = Taps::<i8, SIZE>::new(rows, op.padded_channels, STRIDE, pixels);
+    let pitch = op.padded_channels;
+    let taps = Taps::<i8, SIZE>::new(rows, pitch, STRIDE, pixels);
     let clamp = ClampRegisters::new(op.clamp);
     for channel in (0..channels).step_by(CHANNEL_BLOCK) {
         let block = DepthwiseBlock::<SIZE>::load(op, channel, clamp);
-        let left = channels - channel;
-        let mut pixel = 0;
-        while pixel + 2 <= pixels {
-            // SAFETY: both pixels exist and so does the block of sixteen channels, to which rows are padded.
-            let results = unsafe { block.pixels::<STRIDE, 2, COLUMNS>(&taps.at(pixel * STRIDE, channel)) };
-            for (index, result) in results.into_iter().enumerate() {
-                // SAFETY: the pixel's `left` channels from `channel` on.
-                unsafe { store(output, (pixel + index) * channels + channel, left, result) };
+        let mut taps = taps.skip(channel);
+        if channels - channel < CHANNEL_BLOCK {
+            for pixel in 0..pixels {
+                // SAFETY: the pixel exists and so does the block of sixteen channels, to which rows are padded.
+                let [result] = unsafe { block.pixels::<STRIDE, 1>(taps) };
+                let results = &mut output[pixel * channels..][..channels][channel..];
+                results.copy_from_slice(&bytes(result)[..results.len()]);
+                taps = taps.skip(STRIDE * pitch);
             }
-            pixel += 2;
+            continue;
         }
-        if pixel < pixels {
-            // SAFETY: as above.
-            let [result] = unsafe { block.pixels::<STRIDE, 1, SIZE>(&taps.at(pixel * STRIDE, channel)) };
-            // SAFETY: as above.
-            unsafe { store(output, pixel * channels + channel, left, result) };
+        let mut target = output[channel..].as_mut_ptr();
+        // SAFETY: as above, for all pairs of pixels, which have these sixteen channels in the output too.
+        unsafe { block.pairs::<STRIDE>(taps, target, channels, pixels / 2) };
+        if pixels % 2 == 1 {
+            taps = taps.skip((pixels - 1) * STRIDE * pitch);
+            target = target.wrapping_add((pixels - 1) * channels);
+            // SAFETY: as above, for the last pixel.
+            unsafe {
+                let [result] = block.pixels::<STRIDE, 1>(taps);
+                vst1q_s8(target, result);
+            }
         }
     }
 }
 
-/// Writes sixteen channels, or as many as are left.
-///
-/// # Safety
-/// `output` must have `left` values from `offset` on.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn store(output: &mut [i8], offset: usize, left: usize, results: int8x16_t) {
-    if left >= CHANNEL_BLOCK {
-        debug_assert!(offset + CHANNEL_BLOCK <= output.len());
-        // SAFETY: the caller's promise.
-        unsafe { vst1q_s8(output.as_mut_ptr().add(offset), results) };
-    } else {
-        output[offset..][..left].copy_from_slice(&bytes(results)[..left]);
-    }
+/// Products of two taps with sixteen channels of two pixels, added to sums that begin with those named first.
+macro_rules! two_taps {
+    ($w:literal: $p:literal, $q:literal; $w2:literal: $r:literal, $s:literal; $a:literal, $b:literal, $c:literal, $d:literal; $e:literal, $f:literal, $g:literal, $h:literal) => {
+        concat!(
+            "smull v20.8h, v", $p, ".8b, v", $w, ".8b\n",
+            "smull2 v21.8h, v", $p, ".16b, v", $w, ".16b\n",
+            "smull v22.8h, v", $q, ".8b, v", $w, ".8b\n",
+            "smull2 v23.8h, v", $q, ".16b, v", $w, ".16b\n",
+            "smlal v20.8h, v", $r, ".8b, v", $w2, ".8b\n",
+            "smlal2 v21.8h, v", $r, ".16b, v", $w2, ".16b\n",
+            "smlal v22.8h, v", $s, ".8b, v", $w2, ".8b\n",
+            "smlal2 v23.8h, v", $s, ".16b, v", $w2, ".16b\n",
+            add_products!($a, $b, $c, $d; $e, $f, $g, $h),
+        )
+    };
+}
+
+/// Adds the products of two pixels to their sums.
+macro_rules! add_products {
+    ($a:literal, $b:literal, $c:literal, $d:literal; $e:literal, $f:literal, $g:literal, $h:literal) => {
+        concat!(
+            "saddw v24.4s, v",
+            $a,
+            ".4s, v20.4h\n",
+            "saddw2 v25.4s, v",
+            $b,
+            ".4s, v20.8h\n",
+            "saddw v26.4s, v",
+            $c,
+            ".4s, v21.4h\n",
+            "saddw2 v27.4s, v",
+            $d,
+            ".4s, v21.8h\n",
+            "saddw v28.4s, v",
+            $e,
+            ".4s, v22.4h\n",
+            "saddw2 v29.4s, v",
+            $f,
+            ".4s, v22.8h\n",
+            "saddw v30.4s, v",
+            $g,
+            ".4s, v23.4h\n",
+            "saddw2 v31.4s, v",
+            $h,
+            ".4s, v23.8h\n",
+        )
+    };
+}
+
+/// Pairs of pixels of a row under a 3x3, in assembly because the compiler spills registers here and splits SMULL2.
+/// v0-v8 hold weights, v9 the zero point, v10 and v11 the bounds, v12-v19 values and constants, v20-v23 products,
+/// v24-v31 sums. Strides differ in the columns that the second pixel looks at, and stride 2 in a fifth column.
+macro_rules! three_by_three {
+    (
+        $block:expr, $taps:expr, $target:expr, $channels:expr, $count:expr, $offsets:expr, $step:expr, $left_shift:expr;
+        first: $a0:literal, $a1:literal; $fifth_a:literal; second: $b0:literal; $b1:literal, $b2:literal; $fifth_b:literal;
+        third: $c0:literal, $c1:literal, $c2:literal; $fifth_c:literal
+    ) => {{
+        let block = $block;
+        let [[w0, w1, w2], [w3, w4, w5], [w6, w7, w8]] = block.weights;
+        asm!(
+            "2:",
+            "ldp q16, q17, [{bias}]",
+            "ldp q18, q19, [{bias}, #32]",
+            "ldr q12, [{a}]",
+            "ldr q13, [{a}, {o1}]",
+            "ldr q14, [{a}, {o2}]",
+            "ldr q15, [{a}, {o3}]",
+            two_taps!("0": "12", $a0; "1": "13", $a1; "16", "17", "18", "19"; "16", "17", "18", "19"),
+            $fifth_a,
+            "add {a}, {a}, {step}",
+            "ldr q16, [{b}]",
+            "ldr q17, [{b}, {o1}]",
+            "ldr q18, [{b}, {o2}]",
+            "ldr q19, [{b}, {o3}]",
+            two_taps!("2": "14", "15"; "3": "16", $b0; "24", "25", "26", "27"; "28", "29", "30", "31"),
+            $fifth_b,
+            "add {b}, {b}, {step}",
+            two_taps!("4": "17", $b1; "5": "18", $b2; "24", "25", "26", "27"; "28", "29", "30", "31"),
+            "ldr q12, [{c}]",
+            "ldr q13, [{c}, {o1}]",
+            "ldr q14, [{c}, {o2}]",
+            "ldr q15, [{c}, {o3}]",
+            $fifth_c,
+            "add {c}, {c}, {step}",
+            two_taps!("6": "12", $c0; "7": "13", $c1; "24", "25", "26", "27"; "28", "29", "30", "31"),
+            "smull v20.8h, v14.8b, v8.8b",
+            "smull2 v21.8h, v14.16b, v8.16b",
+            concat!("smull v22.8h, v", $c2, ".8b, v8.8b"),
+            concat!("smull2 v23.8h, v", $c2, ".16b, v8.16b"),
+            add_products!("24", "25", "26", "27"; "28", "29", "30", "31"),
+            "ldp q12, q13, [{mantissa}]",
+            "ldp q14, q15, [{mantissa}, #32]",
+            "ldp q16, q17, [{left_shift}]",
+            "ldp q18, q19, [{left_shift}, #32]",
+            "sqdmulh v24.4s, v24.4s, v12.4s",
+            "sqdmulh v25.4s, v25.4s, v13.4s",
+            "sqdmulh v26.4s, v26.4s, v14.4s",
+            "sqdmulh v27.4s, v27.4s, v15.4s",
+            "sqdmulh v28.4s, v28.4s, v12.4s",
+            "sqdmulh v29.4s, v29.4s, v13.4s",
+            "sqdmulh v30.4s, v30.4s, v14.4s",
+            "sqdmulh v31.4s, v31.4s, v15.4s",
+            "srshl v24.4s, v24.4s, v16.4s",
+            "srshl v25.4s, v25.4s, v17.4s",
+            "srshl v26.4s, v26.4s, v18.4s",
+            "srshl v27.4s, v27.4s, v19.4s",
+            "srshl v28.4s, v28.4s, v16.4s",
+            "srshl v29.4s, v29.4s, v17.4s",
+            "srshl v30.4s, v30.4s, v18.4s",
+            "srshl v31.4s, v31.4s, v19.4s",
+            "sqxtn v20.4h, v24.4s",
+            "sqxtn v21.4h, v26.4s",
+            "sqxtn v22.4h, v28.4s",
+            "sqxtn v23.4h, v30.4s",
+            "sqxtn2 v20.8h, v25.4s",
+            "sqxtn2 v21.8h, v27.4s",
+            "sqxtn2 v22.8h, v29.4s",
+            "sqxtn2 v23.8h, v31.4s",
+            "sqadd v20.8h, v20.8h, v9.8h",
+            "sqadd v21.8h, v21.8h, v9.8h",
+            "sqadd v22.8h, v22.8h, v9.8h",
+            "sqadd v23.8h, v23.8h, v9.8h",
+            "sqxtn v20.8b, v20.8h",
+            "sqxtn v22.8b, v22.8h",
+            "sqxtn2 v20.16b, v21.8h",
+            "sqxtn2 v22.16b, v23.8h",
+            "smax v20.16b, v20.16b, v10.16b",
+            "smax v22.16b, v22.16b, v10.16b",
+            "smin v20.16b, v20.16b, v11.16b",
+            "smin v22.16b, v22.16b, v11.16b",
+            "str q20, [{target}]",
+            "str q22, [{target}, {channels}]",
+            "add {target}, {target}, {channels}, lsl #1",
+            "subs {count}, {count}, #1",
+            "b.ne 2b",
+            a = inout(reg) $taps.rows[0] => _,
+            b = inout(reg) $taps.rows[1] => _,
+            c = inout(reg) $taps.rows[2] => _,
+            o1 = in(reg) $offsets[1],
+            o2 = in(reg) $offsets[2],
+            o3 = in(reg) $offsets[3],
+            o4 = in(reg) $offsets[4],
+            step = in(reg) $step,
+            bias = in(reg) block.channels.bias.as_ptr(),
+            mantissa = in(reg) block.channels.mantissa.as_ptr(),
+            left_shift = in(reg) $left_shift.as_ptr(),
+            target = inout(reg) $target => _,
+            channels = in(reg) $channels,
+            count = inout(reg) $count => _,
+            in("v0") w0, in("v1") w1, in("v2") w2, in("v3") w3, in("v4") w4,
+            in("v5") w5, in("v6") w6, in("v7") w7, in("v8") w8,
+            in("v9") block.clamp.zero_point, in("v10") block.clamp.low, in("v11") block.clamp.high,
+            out("v12") _, out("v13") _, out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _,
+            out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _,
+            out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
+            options(nostack),
+        );
+    }};
 }
 
 /// Sixteen channels' constants along a row.
 struct DepthwiseBlock<'a, const SIZE: usize> {
     /// For each tap; those of a 3x3 stay in registers.
     weights: [[int8x16_t; SIZE]; SIZE],
+    /// Distance between two pixels.
+    pitch: usize,
     channels: ChannelBlock<'a, CHANNEL_BLOCK>,
     clamp: ClampRegisters,
 }
@@ -138,7 +302,42 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
                 weights[row][column] = load_i8x16(array(&op.weights, first));
             }
         }
-        Self { weights, channels: op.channels.at(channel), clamp }
+        Self { weights, pitch: op.padded_channels, channels: op.channels.at(channel), clamp }
+    }
+
+    /// `count` pairs of neighbouring outputs, the first one at `taps`, written to `target` and on.
+    ///
+    /// # Safety
+    /// Sixteen channels of all their taps must exist, and places for them, `channels` apart, at `target`.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn pairs<const STRIDE: usize>(
+        &self,
+        taps: Taps<i8, SIZE>,
+        target: *mut i8,
+        channels: usize,
+        count: usize,
+    ) {
+        if count == 0 {
+            return;
+        }
+        if let (Some(block), Some(rows)) = (self.three_by_three(), taps.rows.first_chunk()) {
+            // SAFETY: the caller's promise.
+            unsafe { block.pairs_3x3::<STRIDE>(Taps { rows: *rows }, target, channels, count) };
+            return;
+        }
+        let mut taps = taps;
+        let mut target = target;
+        for _ in 0..count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let [first, second] = self.pixels::<STRIDE, 2>(taps);
+                vst1q_s8(target, first);
+                vst1q_s8(target.wrapping_add(channels), second);
+            }
+            target = target.wrapping_add(2 * channels);
+            taps = taps.skip(2 * STRIDE * self.pitch);
+        }
     }
 
     /// `PIXELS` neighbouring outputs, the first one at `taps`.
@@ -147,40 +346,75 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
     /// Sixteen channels of all their taps must exist.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn pixels<const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
+    unsafe fn pixels<const STRIDE: usize, const PIXELS: usize>(
         &self,
-        taps: &Taps<i8, SIZE>,
+        taps: Taps<i8, SIZE>,
     ) -> [int8x16_t; PIXELS] {
         let mut acc = [self.bias(); PIXELS];
-        // The value and weight of an even tap wait for those of the next one.
-        let mut waiting = [vdupq_n_s8(0); PIXELS];
-        for row in 0..SIZE {
-            let mut columns = [vdupq_n_s8(0); COLUMNS];
-            for column in 0..COLUMNS {
-                // SAFETY: the caller's promise; these columns lie under the outputs.
-                columns[column] = unsafe { vld1q_s8(taps.tap(row, column)) };
-            }
-            for column in 0..SIZE {
-                let tap = row * SIZE + column;
-                for pixel in 0..PIXELS {
-                    let value = columns[pixel * STRIDE + column];
-                    let weight = self.weights[row][column];
-                    if tap % 2 == 1 {
-                        let before = self.weights[(tap - 1) / SIZE][(tap - 1) % SIZE];
-                        accumulate(&mut acc[pixel], multiply_pair([waiting[pixel], value], [before, weight]));
-                    } else if tap == SIZE * SIZE - 1 {
-                        accumulate(&mut acc[pixel], multiply(value, weight));
-                    } else {
-                        waiting[pixel] = value;
+        // Written out, because loops of this length are not unrolled.
+        macro_rules! taps {
+            ($($pair:literal)*) => {$(
+                if 2 * $pair + 1 < SIZE * SIZE {
+                    // SAFETY: the caller's promise.
+                    unsafe { self.two_taps::<STRIDE, PIXELS>(taps, [2 * $pair, 2 * $pair + 1], &mut acc) };
+                } else if 2 * $pair < SIZE * SIZE {
+                    for pixel in 0..PIXELS {
+                        // SAFETY: the caller's promise.
+                        let value = unsafe { self.tap::<STRIDE>(taps, 2 * $pair, pixel) };
+                        accumulate(&mut acc[pixel], multiply(value, self.weights[SIZE - 1][SIZE - 1]));
                     }
                 }
-            }
+            )*};
         }
-        let mut results = waiting;
+        taps!(0 1 2 3 4 5 6 7 8 9 10 11 12);
+        let mut results = [vdupq_n_s8(0); PIXELS];
         for pixel in 0..PIXELS {
             results[pixel] = self.finish(acc[pixel]);
         }
         results
+    }
+
+    /// Adds the products of two taps.
+    ///
+    /// # Safety
+    /// Sixteen channels of them must exist.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn two_taps<const STRIDE: usize, const PIXELS: usize>(
+        &self,
+        taps: Taps<i8, SIZE>,
+        pair: [usize; 2],
+        acc: &mut [[int32x4_t; 4]; PIXELS],
+    ) {
+        let weights = pair.map(|tap| self.weights[tap / SIZE][tap % SIZE]);
+        for pixel in 0..PIXELS {
+            // SAFETY: the caller's promise.
+            let values = unsafe {
+                [self.tap::<STRIDE>(taps, pair[0], pixel), self.tap::<STRIDE>(taps, pair[1], pixel)]
+            };
+            accumulate(&mut acc[pixel], multiply_pair(values, weights));
+        }
+    }
+
+    /// The values of one tap of one pixel.
+    ///
+    /// # Safety
+    /// They must exist.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn tap<const STRIDE: usize>(&self, taps: Taps<i8, SIZE>, tap: usize, pixel: usize) -> int8x16_t {
+        // SAFETY: the caller's promise.
+        unsafe { load_at(taps.rows[tap / SIZE], (pixel * STRIDE + tap % SIZE) * self.pitch) }
+    }
+
+    /// The same block, if it is a 3x3.
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn three_by_three(&self) -> Option<DepthwiseBlock<'a, 3>> {
+        let [a, b, c] = self.weights.first_chunk::<3>()?.map(|row| row.first_chunk::<3>().copied());
+        let weights = [a?, b?, c?];
+        let (pitch, channels, clamp) = (self.pitch, self.channels, self.clamp);
+        (SIZE == 3).then_some(DepthwiseBlock { weights, pitch, channels, clamp })
     }
 
     #[inline]
@@ -204,22 +438,78 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
     }
 }
 
+impl DepthwiseBlock<'_, 3> {
+    /// As [`Self::pairs`], for one pair or more.
+    ///
+    /// # Safety
+    /// As [`Self::pairs`].
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn pairs_3x3<const STRIDE: usize>(
+        &self,
+        taps: Taps<i8, 3>,
+        target: *mut i8,
+        channels: usize,
+        count: usize,
+    ) {
+        let offsets: [usize; 5] = offsets::<i8, 5>(self.pitch);
+        let left_shift = self.channels.shift.map(|shift| -shift);
+        let step = 2 * STRIDE * self.pitch;
+        // SAFETY: each round reads sixteen channels of four (stride 2: five) columns of three rows, which lie under the
+        // two outputs, and the sixteen constants of three arrays; it writes sixteen channels of two outputs. The caller
+        // promises all but the constants, which are borrowed for as long.
+        unsafe {
+            if STRIDE == 1 {
+                three_by_three!(
+                    self, taps, target, channels, count, offsets, step, left_shift;
+                    first: "13", "14"; "/* {o4} */"; second: "17"; "18", "19"; "";
+                    third: "13", "14", "15"; ""
+                );
+            } else {
+                three_by_three!(
+                    self, taps, target, channels, count, offsets, step, left_shift;
+                    first: "14", "15"; "ldr q15, [{a}, {o4}]"; second: "18"; "19", "12"; "ldr q12, [{b}, {o4}]";
+                    third: "14", "15", "16"; "ldr q16, [{c}, {o4}]"
+                );
+            }
+        }
+    }
+}
+
 /// Sixteen products.
 #[inline]
 #[target_feature(enable = "neon")]
 fn multiply(value: int8x16_t, weight: int8x16_t) -> [int16x8_t; 2] {
-    [vmull_s8(vget_low_s8(value), vget_low_s8(weight)), vmull_high_s8(value, weight)]
+    let high;
+    // SAFETY: the instruction touches registers only. (As an intrinsic it is split into two.)
+    unsafe {
+        asm!(
+            "smull2 {high:v}.8h, {value:v}.16b, {weight:v}.16b",
+            high = lateout(vreg) high,
+            value = in(vreg) value,
+            weight = in(vreg) weight,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    [vmull_s8(vget_low_s8(value), vget_low_s8(weight)), high]
 }
 
 /// Sixteen sums of two products.
 #[inline]
 #[target_feature(enable = "neon")]
 fn multiply_pair(values: [int8x16_t; 2], weights: [int8x16_t; 2]) -> [int16x8_t; 2] {
-    let [low, high] = multiply(values[0], weights[0]);
-    [
-        vmlal_s8(low, vget_low_s8(values[1]), vget_low_s8(weights[1])),
-        vmlal_high_s8(high, values[1], weights[1]),
-    ]
+    let [low, mut high] = multiply(values[0], weights[0]);
+    // SAFETY: as in `multiply`.
+    unsafe {
+        asm!(
+            "smlal2 {high:v}.8h, {value:v}.16b, {weight:v}.16b",
+            high = inout(vreg) high,
+            value = in(vreg) values[1],
+            weight = in(vreg) weights[1],
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    [vmlal_s8(low, vget_low_s8(values[1]), vget_low_s8(weights[1])), high]
 }
 
 #[inline]
@@ -238,7 +528,7 @@ fn accumulate(acc: &mut [int32x4_t; 4], products: [int16x8_t; 2]) {
 #[target_feature(enable = "neon")]
 pub(crate) fn float_depthwise_row(op: &FloatDepthwise, rows: &[&[f32]], output: &mut [f32]) {
     match (op.window.size, op.window.stride) {
-        (3, 1) => float_sized::<3, 1, 4, 6>(op, rows, output),
+        (3, 1) => float_sized::<3, 1, 7, 9>(op, rows, output),
         (3, _) => float_sized::<3, 2, 4, 9>(op, rows, output),
         (_, 1) => float_sized::<5, 1, 4, 8>(op, rows, output),
         _ => float_sized::<5, 2, 2, 7>(op, rows, output),
@@ -255,47 +545,45 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
     let channels = op.window.channels;
     let pixels = output.len() / channels;
     assert_eq!(output.len(), pixels * channels);
-    let taps = Taps::<f32, SIZE>::new(rows, op.padded_channels, STRIDE, pixels);
+    let pitch = op.padded_channels;
+    let taps = Taps::<f32, SIZE>::new(rows, pitch, STRIDE, pixels);
+    let offsets = offsets::<f32, COLUMNS>(pitch);
     for channel in (0..channels).step_by(4) {
         let block = FloatBlock::<SIZE>::load(op, channel);
-        let left = channels - channel;
-        let mut pixel = 0;
-        while pixel + PIXELS <= pixels {
-            // SAFETY: all pixels exist and so does the block of four channels, to which rows are padded.
-            let results =
-                unsafe { block.pixels::<STRIDE, PIXELS, COLUMNS>(&taps.at(pixel * STRIDE, channel)) };
-            for (index, result) in results.into_iter().enumerate() {
-                // SAFETY: the pixel's `left` channels from `channel` on.
-                unsafe { store_four(output, (pixel + index) * channels + channel, left, result) };
+        let mut taps = taps.skip(channel);
+        if channels - channel < 4 {
+            for pixel in 0..pixels {
+                // SAFETY: the pixel exists and so does the block of four channels, to which rows are padded.
+                let [result] = unsafe { block.pixels::<STRIDE, 1, SIZE>(taps, offsets.first_chunk()) };
+                let mut values = [0.0; 4];
+                // SAFETY: `values` has the 4 values written.
+                unsafe { vst1q_f32(values.as_mut_ptr(), result) };
+                let results = &mut output[pixel * channels..][..channels][channel..];
+                results.copy_from_slice(&values[..results.len()]);
+                taps = taps.skip(STRIDE * pitch);
             }
-            pixel += PIXELS;
+            continue;
         }
-        while pixel < pixels {
-            // SAFETY: as above.
-            let [result] = unsafe { block.pixels::<STRIDE, 1, SIZE>(&taps.at(pixel * STRIDE, channel)) };
-            // SAFETY: as above.
-            unsafe { store_four(output, pixel * channels + channel, left, result) };
-            pixel += 1;
+        let mut target = output[channel..].as_mut_ptr();
+        for _ in 0..pixels / PIXELS {
+            // SAFETY: as above, for all these pixels, which have these four channels in the output too.
+            unsafe {
+                for result in block.pixels::<STRIDE, PIXELS, COLUMNS>(taps, Some(&offsets)) {
+                    vst1q_f32(target, result);
+                    target = target.wrapping_add(channels);
+                }
+            }
+            taps = taps.skip(PIXELS * STRIDE * pitch);
         }
-    }
-}
-
-/// Writes four channels, or as many as are left.
-///
-/// # Safety
-/// `output` must have `left` values from `offset` on.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn store_four(output: &mut [f32], offset: usize, left: usize, results: float32x4_t) {
-    if left >= 4 {
-        debug_assert!(offset + 4 <= output.len());
-        // SAFETY: the caller's promise.
-        unsafe { vst1q_f32(output.as_mut_ptr().add(offset), results) };
-    } else {
-        let mut values = [0.0; 4];
-        // SAFETY: `values` has the 4 values written.
-        unsafe { vst1q_f32(values.as_mut_ptr(), results) };
-        output[offset..][..left].copy_from_slice(&values[..left]);
+        for _ in 0..pixels % PIXELS {
+            // SAFETY: as above, for one pixel.
+            unsafe {
+                let [result] = block.pixels::<STRIDE, 1, SIZE>(taps, offsets.first_chunk());
+                vst1q_f32(target, result);
+            }
+            target = target.wrapping_add(channels);
+            taps = taps.skip(STRIDE * pitch);
+        }
     }
 }
 
@@ -333,7 +621,7 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
         }
     }
 
-    /// `PIXELS` neighbouring outputs, the first one at `taps`.
+    /// `PIXELS` neighbouring outputs, the first one at `taps`, with the offsets of their columns.
     ///
     /// # Safety
     /// Four channels of all their taps must exist.
@@ -341,13 +629,15 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
     #[target_feature(enable = "neon")]
     unsafe fn pixels<const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
         &self,
-        taps: &Taps<f32, SIZE>,
+        taps: Taps<f32, SIZE>,
+        offsets: Option<&[usize; COLUMNS]>,
     ) -> [float32x4_t; PIXELS] {
+        let offsets = offsets.expect("as many as columns");
         let mut acc = [self.bias; PIXELS];
         for row in 0..SIZE {
             for column in 0..COLUMNS {
                 // SAFETY: the caller's promise; these columns lie under the outputs.
-                let value = unsafe { vld1q_f32(taps.tap(row, column)) };
+                let value = vreinterpretq_f32_s8(unsafe { load_at(taps.rows[row], offsets[column]) });
                 // The outputs that look at this column, each at its own tap; taps of a row follow in order.
                 for pixel in 0..PIXELS {
                     if column >= pixel * STRIDE && column - pixel * STRIDE < SIZE {
