@@ -164,7 +164,12 @@ pub(crate) fn fold(
     panel: usize,
 ) -> Result<Channels, Error> {
     let padded = bias.len().next_multiple_of(panel);
-    let mut channels = Channels { bias: vec![0; padded], mantissa: vec![0; padded], shift: vec![1; padded] };
+    let mut channels = Channels {
+        bias: vec![0; padded],
+        mantissa: vec![0; padded],
+        shift: vec![1; padded],
+        left_shift: vec![-1; padded],
+    };
     for (channel, ((&bias, sums), factor)) in bias.iter().zip(sums).zip(factors).enumerate() {
         let folded = i64::from(bias) - i64::from(input.zero_point) * sums.signed;
         let worst = i64::from(bias).abs() + 256 * sums.absolute;
@@ -174,6 +179,7 @@ pub(crate) fn fold(
         };
         channels.mantissa[channel] = factor.mantissa;
         channels.shift[channel] = factor.shift;
+        channels.left_shift[channel] = -factor.shift;
     }
     Ok(channels)
 }

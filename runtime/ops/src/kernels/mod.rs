@@ -21,6 +21,8 @@ pub(crate) mod neon;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_depthwise;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_elementwise;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_wide;
 pub(crate) mod scalar;
 
@@ -120,6 +122,8 @@ pub(crate) struct Channels {
     pub(crate) bias: Vec<i32>,
     pub(crate) mantissa: Vec<i32>,
     pub(crate) shift: Vec<i32>,
+    /// `-shift`, as NEON wants it.
+    pub(crate) left_shift: Vec<i32>,
 }
 
 impl Channels {
@@ -130,18 +134,22 @@ impl Channels {
             bias: array(&self.bias, first),
             mantissa: array(&self.mantissa, first),
             shift: array(&self.shift, first),
+            left_shift: array(&self.left_shift, first),
         }
     }
 
     /// The constants of all whole blocks of `N` channels.
     #[inline(always)]
     pub(crate) fn blocks<const N: usize>(&self) -> impl Iterator<Item = ChannelBlock<'_, N>> {
-        let [bias, mantissa, shift] =
-            [&self.bias, &self.mantissa, &self.shift].map(|values| values.as_chunks().0);
-        bias.iter().zip(mantissa).zip(shift).map(|((bias, mantissa), shift)| ChannelBlock {
+        let blocks =
+            [&self.bias, &self.mantissa, &self.shift, &self.left_shift].map(|values| values.as_chunks().0);
+        let [bias, mantissa, shift, left_shift] = blocks;
+        let pairs = bias.iter().zip(mantissa).zip(shift.iter().zip(left_shift));
+        pairs.map(|((bias, mantissa), (shift, left_shift))| ChannelBlock {
             bias,
             mantissa,
             shift,
+            left_shift,
         })
     }
 }
@@ -152,6 +160,8 @@ pub(crate) struct ChannelBlock<'a, const N: usize> {
     pub(crate) bias: &'a [i32; N],
     pub(crate) mantissa: &'a [i32; N],
     pub(crate) shift: &'a [i32; N],
+    #[allow(dead_code, reason = "for NEON")]
+    pub(crate) left_shift: &'a [i32; N],
 }
 
 /// `N` values from `first` on.

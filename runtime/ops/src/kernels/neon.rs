@@ -9,8 +9,8 @@ use std::arch::{
     aarch64::{
         int8x16_t, int16x4_t, int16x8_t, int32x4_t, vaddq_s32, vcombine_s8, vcombine_s16, vdupq_n_s8,
         vdupq_n_s16, vdupq_n_s32, vget_low_s8, vld1q_s8, vld1q_s32, vmaxq_s8, vminq_s8, vmlal_high_s8,
-        vmull_s8, vnegq_s32, vpadalq_s16, vpaddq_s32, vqaddq_s16, vqdmulhq_s32, vqmovn_s16, vqmovn_s32,
-        vrshlq_s32, vst1q_s8,
+        vmull_s8, vpadalq_s16, vpaddq_s32, vqaddq_s16, vqdmulhq_s32, vqmovn_s16, vqmovn_s32, vrshlq_s32,
+        vst1q_s8,
     },
     asm,
 };
@@ -100,7 +100,7 @@ impl Requantise {
         Self {
             bias: load_i32x4(channels.bias),
             mantissa: load_i32x4(channels.mantissa),
-            left_shift: vnegq_s32(load_i32x4(channels.shift)),
+            left_shift: load_i32x4(channels.left_shift),
         }
     }
 
@@ -208,17 +208,16 @@ unsafe fn panel_sums<const R: usize>(
     inputs: usize,
     tails: &[[i8; STEP]; R],
 ) -> [int32x4_t; R] {
-    let mut acc = [[vdupq_n_s32(0); PANEL]; R];
-    let mut double_steps = inputs / (2 * STEP);
-    if double_steps > 0
-        && let Some(block) = acc.first_chunk_mut::<4>()
+    let mut sums = [vdupq_n_s32(0); R];
+    if inputs >= STEP
+        && let (Some(rows), Some(four)) = (rows.first_chunk::<4>(), sums.first_chunk_mut::<4>())
     {
-        let rows = rows.first_chunk_mut::<4>().expect("as many as sums");
-        // SAFETY: so many double steps of the rows and the panel are left.
-        unsafe { double_steps_of_four(block, rows, &mut weights, double_steps) };
-        double_steps = 0;
+        // SAFETY: the caller's promise.
+        *four = unsafe { panel_sums_of_four(rows, weights, inputs, tails) };
+        return sums;
     }
-    for _ in 0..double_steps {
+    let mut acc = [[vdupq_n_s32(0); PANEL]; R];
+    for _ in 0..inputs / (2 * STEP) {
         let mut values = [[vdupq_n_s8(0); 2]; R];
         for row in 0..R {
             // SAFETY: a whole double step of the row is left.
@@ -252,7 +251,6 @@ unsafe fn panel_sums<const R: usize>(
             unsafe { dot_half_step(&mut acc, values, &mut weights) };
         }
     }
-    let mut sums = [vdupq_n_s32(0); R];
     for row in 0..R {
         let [a, b, c, d] = acc[row];
         sums[row] = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
@@ -260,118 +258,137 @@ unsafe fn panel_sums<const R: usize>(
     sums
 }
 
-/// The products of four rows with one channel, 16 inputs each: four sums to a register, in the order of the rows.
+/// Four rows times one channel, 16 inputs each (or 8): one sum register for each row, begun (SADDLP) or added to
+/// (SADALP).
 macro_rules! channel {
-    ($weight:literal, [$a:literal, $b:literal, $c:literal, $d:literal], [$e:literal, $f:literal, $g:literal, $h:literal]) => {
+    (@end $add:literal, [$e:literal, $f:literal, $g:literal, $h:literal]) => {
         concat!(
-            "smull v10.8h, v",
-            $a,
-            ".8b, v",
-            $weight,
-            ".8b\n",
-            "smull v11.8h, v",
-            $b,
-            ".8b, v",
-            $weight,
-            ".8b\n",
-            "smull v12.8h, v",
-            $c,
-            ".8b, v",
-            $weight,
-            ".8b\n",
-            "smull v13.8h, v",
-            $d,
-            ".8b, v",
-            $weight,
-            ".8b\n",
-            "smlal2 v10.8h, v",
-            $a,
-            ".16b, v",
-            $weight,
-            ".16b\n",
-            "smlal2 v11.8h, v",
-            $b,
-            ".16b, v",
-            $weight,
-            ".16b\n",
-            "smlal2 v12.8h, v",
-            $c,
-            ".16b, v",
-            $weight,
-            ".16b\n",
-            "smlal2 v13.8h, v",
-            $d,
-            ".16b, v",
-            $weight,
-            ".16b\n",
-            "sadalp v",
-            $e,
-            ".4s, v10.8h\n",
-            "sadalp v",
-            $f,
-            ".4s, v11.8h\n",
-            "sadalp v",
-            $g,
-            ".4s, v12.8h\n",
-            "sadalp v",
-            $h,
-            ".4s, v13.8h\n",
+            $add, " v", $e, ".4s, v10.8h\n", $add, " v", $f, ".4s, v11.8h\n",
+            $add, " v", $g, ".4s, v12.8h\n", $add, " v", $h, ".4s, v13.8h\n",
+        )
+    };
+    (@low $weight:literal, [$a:literal, $b:literal, $c:literal, $d:literal]) => {
+        concat!(
+            "smull v10.8h, v", $a, ".8b, v", $weight, ".8b\n", "smull v11.8h, v", $b, ".8b, v", $weight, ".8b\n",
+            "smull v12.8h, v", $c, ".8b, v", $weight, ".8b\n", "smull v13.8h, v", $d, ".8b, v", $weight, ".8b\n",
+        )
+    };
+    (half $weight:literal, $rows:tt, $sums:tt) => {
+        concat!(channel!(@low $weight, $rows), channel!(@end "sadalp", $sums))
+    };
+    ($add:literal, $weight:literal, [$a:literal, $b:literal, $c:literal, $d:literal], $sums:tt) => {
+        concat!(
+            channel!(@low $weight, [$a, $b, $c, $d]),
+            "smlal2 v10.8h, v", $a, ".16b, v", $weight, ".16b\n", "smlal2 v11.8h, v", $b, ".16b, v", $weight, ".16b\n",
+            "smlal2 v12.8h, v", $c, ".16b, v", $weight, ".16b\n", "smlal2 v13.8h, v", $d, ".16b, v", $weight, ".16b\n",
+            channel!(@end $add, $sums),
         )
     };
 }
 
-/// `count` times 32 inputs of four rows times four channels. In assembly because the compiler spills registers here:
-/// 16 hold sums, 8 values, 2 weights, 4 products.
+/// 16 inputs of four rows times four channels. The sums of row r and channel c are in v(16 + 4 r + c).
+macro_rules! four_channels {
+    ($add:literal, $rows:tt) => {
+        concat!(
+            "ldp q8, q9, [{weights}], #32\n",
+            channel!($add, "8", $rows, ["16", "20", "24", "28"]),
+            channel!($add, "9", $rows, ["17", "21", "25", "29"]),
+            "ldp q8, q9, [{weights}], #32\n",
+            channel!($add, "8", $rows, ["18", "22", "26", "30"]),
+            channel!($add, "9", $rows, ["19", "23", "27", "31"]),
+        )
+    };
+}
+
+/// As [`panel_sums`], for four rows of 16 inputs or more. In assembly because the compiler spills registers here: 16
+/// hold sums, 8 values, 2 weights, 4 products. A first step begins the sums, a second makes the rest even, and a loop
+/// takes two at a time.
 ///
 /// # Safety
-/// `count` must be at least 1, each row must have `32 * count` values left, and the panel `128 * count` weights.
+/// As [`panel_sums`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn double_steps_of_four(
-    acc: &mut [[int32x4_t; PANEL]; 4],
-    rows: &mut [*const i8; 4],
-    weights: &mut *const i8,
-    count: usize,
-) {
-    let [a, b, c, d] = acc;
-    // SAFETY: each round reads 32 values of each row and 128 weights, which the caller promises, and moves the pointers
-    // on by as many. Nothing else is read, nothing written but the registers named.
+unsafe fn panel_sums_of_four(
+    rows: &[*const i8; 4],
+    weights: *const i8,
+    inputs: usize,
+    tails: &[[i8; STEP]],
+) -> [int32x4_t; 4] {
+    assert!(inputs >= STEP && tails.len() == 4);
+    let (a, b, c, d);
+    // SAFETY: the steps read `inputs / 16 * 16` values of each row and as many weights of each of the four channels; a
+    // rest of the inputs is read from `tails`, and its weights are there because the panel is padded to whole steps.
+    // Nothing is written but the registers named.
     unsafe {
         asm!(
+            "ldr q0, [{a}], #16",
+            "ldr q2, [{b}], #16",
+            "ldr q4, [{c}], #16",
+            "ldr q6, [{d}], #16",
+            four_channels!("saddlp", ["0", "2", "4", "6"]),
+            "tbz {steps}, #0, 2f",
+            "ldr q0, [{a}], #16",
+            "ldr q2, [{b}], #16",
+            "ldr q4, [{c}], #16",
+            "ldr q6, [{d}], #16",
+            four_channels!("sadalp", ["0", "2", "4", "6"]),
             "2:",
+            "lsr {steps}, {steps}, #1",
+            "cbz {steps}, 4f",
+            "3:",
             "ldp q0, q1, [{a}], #32",
             "ldp q2, q3, [{b}], #32",
             "ldp q4, q5, [{c}], #32",
             "ldp q6, q7, [{d}], #32",
+            four_channels!("sadalp", ["0", "2", "4", "6"]),
+            four_channels!("sadalp", ["1", "3", "5", "7"]),
+            "subs {steps}, {steps}, #1",
+            "b.ne 3b",
+            "4:",
+            "cbz {rest}, 6f",
+            "ldp q0, q2, [{tails}]",
+            "ldp q4, q6, [{tails}, #32]",
+            "cmp {rest}, #8",
+            "b.ls 5f",
+            four_channels!("sadalp", ["0", "2", "4", "6"]),
+            "b 6f",
+            "5:",
             "ldp q8, q9, [{weights}], #32",
-            channel!("8", ["0", "2", "4", "6"], ["16", "20", "24", "28"]),
-            channel!("9", ["0", "2", "4", "6"], ["17", "21", "25", "29"]),
+            channel!(half "8", ["0", "2", "4", "6"], ["16", "20", "24", "28"]),
+            channel!(half "9", ["0", "2", "4", "6"], ["17", "21", "25", "29"]),
             "ldp q8, q9, [{weights}], #32",
-            channel!("8", ["0", "2", "4", "6"], ["18", "22", "26", "30"]),
-            channel!("9", ["0", "2", "4", "6"], ["19", "23", "27", "31"]),
-            "ldp q8, q9, [{weights}], #32",
-            channel!("8", ["1", "3", "5", "7"], ["16", "20", "24", "28"]),
-            channel!("9", ["1", "3", "5", "7"], ["17", "21", "25", "29"]),
-            "ldp q8, q9, [{weights}], #32",
-            channel!("8", ["1", "3", "5", "7"], ["18", "22", "26", "30"]),
-            channel!("9", ["1", "3", "5", "7"], ["19", "23", "27", "31"]),
-            "subs {count}, {count}, #1",
-            "b.ne 2b",
-            a = inout(reg) rows[0],
-            b = inout(reg) rows[1],
-            c = inout(reg) rows[2],
-            d = inout(reg) rows[3],
-            weights = inout(reg) *weights,
-            count = inout(reg) count => _,
-            inout("v16") a[0], inout("v17") a[1], inout("v18") a[2], inout("v19") a[3],
-            inout("v20") b[0], inout("v21") b[1], inout("v22") b[2], inout("v23") b[3],
-            inout("v24") c[0], inout("v25") c[1], inout("v26") c[2], inout("v27") c[3],
-            inout("v28") d[0], inout("v29") d[1], inout("v30") d[2], inout("v31") d[3],
+            channel!(half "8", ["0", "2", "4", "6"], ["18", "22", "26", "30"]),
+            channel!(half "9", ["0", "2", "4", "6"], ["19", "23", "27", "31"]),
+            "6:",
+            "addp v16.4s, v16.4s, v17.4s",
+            "addp v18.4s, v18.4s, v19.4s",
+            "addp v20.4s, v20.4s, v21.4s",
+            "addp v22.4s, v22.4s, v23.4s",
+            "addp v24.4s, v24.4s, v25.4s",
+            "addp v26.4s, v26.4s, v27.4s",
+            "addp v28.4s, v28.4s, v29.4s",
+            "addp v30.4s, v30.4s, v31.4s",
+            "addp v16.4s, v16.4s, v18.4s",
+            "addp v20.4s, v20.4s, v22.4s",
+            "addp v24.4s, v24.4s, v26.4s",
+            "addp v28.4s, v28.4s, v30.4s",
+            a = inout(reg) rows[0] => _,
+            b = inout(reg) rows[1] => _,
+            c = inout(reg) rows[2] => _,
+            d = inout(reg) rows[3] => _,
+            weights = inout(reg) weights => _,
+            steps = inout(reg) inputs / STEP - 1 => _,
+            rest = in(reg) inputs % STEP,
+            tails = in(reg) tails.as_ptr(),
+            out("v16") a, out("v20") b, out("v24") c, out("v28") d,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _,
+            out("v17") _, out("v18") _, out("v19") _, out("v21") _, out("v22") _, out("v23") _,
+            out("v25") _, out("v26") _, out("v27") _, out("v29") _, out("v30") _, out("v31") _,
             options(readonly, nostack),
         );
     }
+    [a, b, c, d]
 }
 
 /// Sixteen inputs of each row times four channels.

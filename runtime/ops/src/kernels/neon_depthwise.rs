@@ -16,7 +16,7 @@ use std::arch::{
 
 use super::{
     ChannelBlock, array,
-    neon::{ClampRegisters, Requantise, bytes, load_i8x16, load_i32x4},
+    neon::{ClampRegisters, Requantise, bytes, load_i32x4},
 };
 use crate::depthwise::{CHANNEL_BLOCK, Depthwise, FloatDepthwise};
 
@@ -69,6 +69,27 @@ unsafe fn load_at<T>(base: *const T, offset: usize) -> int8x16_t {
     value
 }
 
+/// 16 bytes of weights for each tap, from a channel on. Weights are [SIZE * SIZE, pitch]. (Always inlined, which rules
+/// out `target_feature`: blocks of constants must not travel through memory.)
+///
+/// # Safety
+/// The CPU must have `neon`.
+///
+/// # Panics
+/// Unless there are as many.
+#[inline(always)]
+unsafe fn block_weights<T, const SIZE: usize>(
+    weights: &[T],
+    pitch: usize,
+    channel: usize,
+) -> [[int8x16_t; SIZE]; SIZE] {
+    assert!(weights.len() == SIZE * SIZE * pitch && channel + 16 / size_of::<T>() <= pitch);
+    let base = weights.as_ptr().wrapping_add(channel);
+    // SAFETY: each load reads 16 bytes of one tap's weights, of which so many follow `channel`.
+    let load = |tap: usize| unsafe { load_at(base, tap * pitch * size_of::<T>()) };
+    std::array::from_fn(|row| std::array::from_fn(|column| load(row * SIZE + column)))
+}
+
 /// One row of outputs.
 #[target_feature(enable = "neon")]
 pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
@@ -80,6 +101,7 @@ pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
     }
 }
 
+#[inline(never)]
 #[target_feature(enable = "neon")]
 fn depthwise_sized<const SIZE: usize, const STRIDE: usize>(
     op: &Depthwise,
@@ -93,7 +115,8 @@ fn depthwise_sized<const SIZE: usize, const STRIDE: usize>(
     let taps = Taps::<i8, SIZE>::new(rows, pitch, STRIDE, pixels);
     let clamp = ClampRegisters::new(op.clamp);
     for channel in (0..channels).step_by(CHANNEL_BLOCK) {
-        let block = DepthwiseBlock::<SIZE>::load(op, channel, clamp);
+        // SAFETY: this function requires `neon`.
+        let block = unsafe { DepthwiseBlock::<SIZE>::load(op, channel, clamp) };
         let mut taps = taps.skip(channel);
         if channels - channel < CHANNEL_BLOCK {
             for pixel in 0..pixels {
@@ -292,16 +315,12 @@ struct DepthwiseBlock<'a, const SIZE: usize> {
 }
 
 impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
-    #[inline]
-    #[target_feature(enable = "neon")]
-    fn load(op: &'a Depthwise, channel: usize, clamp: ClampRegisters) -> Self {
-        let mut weights = [[vdupq_n_s8(0); SIZE]; SIZE];
-        for row in 0..SIZE {
-            for column in 0..SIZE {
-                let first = (row * SIZE + column) * op.padded_channels + channel;
-                weights[row][column] = load_i8x16(array(&op.weights, first));
-            }
-        }
+    /// # Safety
+    /// The CPU must have `neon`.
+    #[inline(always)]
+    unsafe fn load(op: &'a Depthwise, channel: usize, clamp: ClampRegisters) -> Self {
+        // SAFETY: the caller's promise.
+        let weights = unsafe { block_weights::<i8, SIZE>(&op.weights, op.padded_channels, channel) };
         Self { weights, pitch: op.padded_channels, channels: op.channels.at(channel), clamp }
     }
 
@@ -321,7 +340,9 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
         if count == 0 {
             return;
         }
-        if let (Some(block), Some(rows)) = (self.three_by_three(), taps.rows.first_chunk()) {
+        if SIZE == 3
+            && let (Some(block), Some(rows)) = (self.three_by_three(), taps.rows.first_chunk())
+        {
             // SAFETY: the caller's promise.
             unsafe { block.pairs_3x3::<STRIDE>(Taps { rows: *rows }, target, channels, count) };
             return;
@@ -408,8 +429,7 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
     }
 
     /// The same block, if it is a 3x3.
-    #[inline]
-    #[target_feature(enable = "neon")]
+    #[inline(always)]
     fn three_by_three(&self) -> Option<DepthwiseBlock<'a, 3>> {
         let [a, b, c] = self.weights.first_chunk::<3>()?.map(|row| row.first_chunk::<3>().copied());
         let weights = [a?, b?, c?];
@@ -453,7 +473,7 @@ impl DepthwiseBlock<'_, 3> {
         count: usize,
     ) {
         let offsets: [usize; 5] = offsets::<i8, 5>(self.pitch);
-        let left_shift = self.channels.shift.map(|shift| -shift);
+        let left_shift = self.channels.left_shift;
         let step = 2 * STRIDE * self.pitch;
         // SAFETY: each round reads sixteen channels of four (stride 2: five) columns of three rows, which lie under the
         // two outputs, and the sixteen constants of three arrays; it writes sixteen channels of two outputs. The caller
@@ -536,6 +556,7 @@ pub(crate) fn float_depthwise_row(op: &FloatDepthwise, rows: &[&[f32]], output: 
 }
 
 /// `PIXELS` outputs at once, which look at `COLUMNS` columns.
+#[inline(never)]
 #[target_feature(enable = "neon")]
 fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, const COLUMNS: usize>(
     op: &FloatDepthwise,
@@ -549,7 +570,8 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
     let taps = Taps::<f32, SIZE>::new(rows, pitch, STRIDE, pixels);
     let offsets = offsets::<f32, COLUMNS>(pitch);
     for channel in (0..channels).step_by(4) {
-        let block = FloatBlock::<SIZE>::load(op, channel);
+        // SAFETY: this function requires `neon`.
+        let block = unsafe { FloatBlock::<SIZE>::load(op, channel) };
         let mut taps = taps.skip(channel);
         if channels - channel < 4 {
             for pixel in 0..pixels {
@@ -575,6 +597,7 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
             }
             taps = taps.skip(PIXELS * STRIDE * pitch);
         }
+        // One by one, out of line of the loop above, whose registers they would spill.
         for _ in 0..pixels % PIXELS {
             // SAFETY: as above, for one pixel.
             unsafe {
@@ -596,28 +619,26 @@ fn load_f32x4(values: &[f32; 4]) -> float32x4_t {
 
 /// Four channels' constants, kept in registers along a row.
 struct FloatBlock<const SIZE: usize> {
-    weights: [[float32x4_t; SIZE]; SIZE],
+    /// The bits of four weights for each tap.
+    weights: [[int8x16_t; SIZE]; SIZE],
     bias: float32x4_t,
     low: float32x4_t,
     high: float32x4_t,
 }
 
 impl<const SIZE: usize> FloatBlock<SIZE> {
-    #[inline]
-    #[target_feature(enable = "neon")]
-    fn load(op: &FloatDepthwise, channel: usize) -> Self {
-        let mut weights = [[vdupq_n_f32(0.0); SIZE]; SIZE];
-        for row in 0..SIZE {
-            for column in 0..SIZE {
-                let first = (row * SIZE + column) * op.padded_channels + channel;
-                weights[row][column] = load_f32x4(array(&op.weights, first));
+    /// # Safety
+    /// The CPU must have `neon`.
+    #[inline(always)]
+    unsafe fn load(op: &FloatDepthwise, channel: usize) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                weights: block_weights::<f32, SIZE>(&op.weights, op.padded_channels, channel),
+                bias: load_f32x4(array(&op.bias, channel)),
+                low: vdupq_n_f32(op.low),
+                high: vdupq_n_f32(op.high),
             }
-        }
-        Self {
-            weights,
-            bias: load_f32x4(array(&op.bias, channel)),
-            low: vdupq_n_f32(op.low),
-            high: vdupq_n_f32(op.high),
         }
     }
 
@@ -641,7 +662,8 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
                 // The outputs that look at this column, each at its own tap; taps of a row follow in order.
                 for pixel in 0..PIXELS {
                     if column >= pixel * STRIDE && column - pixel * STRIDE < SIZE {
-                        acc[pixel] = vfmaq_f32(acc[pixel], value, self.weights[row][column - pixel * STRIDE]);
+                        let weight = vreinterpretq_f32_s8(self.weights[row][column - pixel * STRIDE]);
+                        acc[pixel] = vfmaq_f32(acc[pixel], value, weight);
                     }
                 }
             }

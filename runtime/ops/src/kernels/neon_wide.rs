@@ -31,6 +31,7 @@ pub(super) fn quads<const N: usize>(channels: ChannelBlock<'_, N>, quad: usize) 
         bias: array(channels.bias, 4 * quad),
         mantissa: array(channels.mantissa, 4 * quad),
         shift: array(channels.shift, 4 * quad),
+        left_shift: array(channels.left_shift, 4 * quad),
     }
 }
 
