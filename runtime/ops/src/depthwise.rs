@@ -118,12 +118,14 @@ impl Window {
         (0..self.size * self.size).map(tap)
     }
 
-    /// Weights in blocks of channels: [size * size, padded channels].
-    fn pack<T: Copy + Default>(&self, weights: &[T]) -> Vec<T> {
+    /// Weights in blocks of channels: [padded channels / block][size * size][block].
+    fn pack<T: Copy + Default>(&self, weights: &[T], block: usize) -> Vec<T> {
         let mut packed = Vec::with_capacity(self.size * self.size * self.padded_channels());
-        for tap in weights.chunks_exact(self.channels) {
-            packed.extend_from_slice(tap);
-            packed.resize(packed.len().next_multiple_of(CHANNEL_BLOCK), T::default());
+        for first in (0..self.padded_channels()).step_by(block) {
+            for tap in weights.chunks_exact(self.channels) {
+                let channel = |channel: usize| tap.get(channel).copied().unwrap_or_default();
+                packed.extend((first..first + block).map(channel));
+            }
         }
         packed
     }
@@ -198,7 +200,7 @@ pub struct Depthwise {
     kernel: Kernel,
     pub(crate) window: Window,
     pub(crate) padded_channels: usize,
-    /// [size * size, padded channels].
+    /// [padded channels / 16][size * size][16].
     pub(crate) weights: Vec<i8>,
     pub(crate) channels: Channels,
     pub(crate) clamp: Clamp,
@@ -225,7 +227,7 @@ impl Depthwise {
             kernel: kernel.check()?,
             window,
             padded_channels: window.padded_channels(),
-            weights: window.pack(spec.weights),
+            weights: window.pack(spec.weights, CHANNEL_BLOCK),
             channels: fold(spec.bias, sums, &factors, spec.input, CHANNEL_BLOCK)?,
             clamp: Clamp::new(spec.output, &spec.activation),
             padding: spec.input.zero_point,
@@ -248,6 +250,12 @@ impl Depthwise {
         if let Some(table) = &self.table {
             table.apply(output);
         }
+    }
+
+    /// The weight of a tap and a channel.
+    pub(crate) fn weight(&self, tap: usize, channel: usize) -> i8 {
+        let taps = self.window.size * self.window.size;
+        self.weights[(channel / CHANNEL_BLOCK * taps + tap) * CHANNEL_BLOCK + channel % CHANNEL_BLOCK]
     }
 
     fn run_row(&self, rows: &[&[i8]], results: &mut [i8]) {
@@ -282,12 +290,21 @@ pub struct FloatDepthwiseSpec<'a> {
     pub high: f32,
 }
 
+/// Channels whose weights lie together: one register's on NEON, all for the code that the compiler vectorises.
+const fn float_block(kernel: Kernel, window: &Window) -> usize {
+    match kernel {
+        Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => 4,
+        _ => window.padded_channels(),
+    }
+}
+
 /// An f32 depthwise convolution with its weights packed.
 #[derive(Clone, Debug)]
 pub struct FloatDepthwise {
     kernel: Kernel,
     pub(crate) window: Window,
     pub(crate) padded_channels: usize,
+    /// [padded channels / block][size * size][block]; see [`float_block`].
     pub(crate) weights: Vec<f32>,
     pub(crate) bias: Vec<f32>,
     pub(crate) low: f32,
@@ -310,7 +327,7 @@ impl FloatDepthwise {
             kernel: kernel.check()?,
             window,
             padded_channels: window.padded_channels(),
-            weights: window.pack(spec.weights),
+            weights: window.pack(spec.weights, float_block(kernel, &window)),
             bias,
             low: spec.low,
             high: spec.high,

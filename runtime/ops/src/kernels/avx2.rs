@@ -162,7 +162,7 @@ fn depthwise_block(op: &Depthwise, rows: &[&[i8]], column: usize, channel: usize
     let size = op.window.size;
     let tap = |tap: usize| {
         let value = (column + tap % size) * op.padded_channels + channel;
-        let weight = tap * op.padded_channels + channel;
+        let weight = channel * size * size + tap * CHANNEL_BLOCK;
         (load_i16x16(array(rows[tap / size], value)), load_i16x16(array(&op.weights, weight)))
     };
     let mut acc = [_mm256_setzero_si256(); 2];

@@ -8,8 +8,8 @@
 use std::arch::{
     aarch64::{
         float32x4_t, int8x16_t, int16x8_t, int32x4_t, vaddw_high_s16, vaddw_s16, vcombine_s16, vdupq_n_f32,
-        vdupq_n_s8, vfmaq_f32, vget_low_s8, vget_low_s16, vld1q_f32, vmaxnmq_f32, vminnmq_f32, vmlal_s8,
-        vmull_s8, vreinterpretq_f32_s8, vst1q_f32, vst1q_s8,
+        vdupq_n_s8, vfmaq_f32, vget_low_s8, vget_low_s16, vld1q_f32, vld1q_s8, vmaxnmq_f32, vminnmq_f32,
+        vmlal_s8, vmull_s8, vreinterpretq_f32_s8, vst1q_f32, vst1q_s8,
     },
     asm,
 };
@@ -69,24 +69,20 @@ unsafe fn load_at<T>(base: *const T, offset: usize) -> int8x16_t {
     value
 }
 
-/// 16 bytes of weights for each tap, from a channel on. Weights are [SIZE * SIZE, pitch]. (Always inlined, which rules
-/// out `target_feature`: blocks of constants must not travel through memory.)
+/// One block's weights, 16 bytes for each tap. (Always inlined, which rules out `target_feature`: blocks of constants
+/// must not travel through memory.)
 ///
 /// # Safety
 /// The CPU must have `neon`.
 ///
 /// # Panics
-/// Unless there are as many.
+/// Unless `weights` has the block.
 #[inline(always)]
-unsafe fn block_weights<T, const SIZE: usize>(
-    weights: &[T],
-    pitch: usize,
-    channel: usize,
-) -> [[int8x16_t; SIZE]; SIZE] {
-    assert!(weights.len() == SIZE * SIZE * pitch && channel + 16 / size_of::<T>() <= pitch);
-    let base = weights.as_ptr().wrapping_add(channel);
-    // SAFETY: each load reads 16 bytes of one tap's weights, of which so many follow `channel`.
-    let load = |tap: usize| unsafe { load_at(base, tap * pitch * size_of::<T>()) };
+unsafe fn block_weights<T, const SIZE: usize>(weights: &[T], block: usize) -> [[int8x16_t; SIZE]; SIZE] {
+    let per_tap = 16 / size_of::<T>();
+    let taps = weights[block * SIZE * SIZE * per_tap..][..SIZE * SIZE * per_tap].as_ptr().cast::<i8>();
+    // SAFETY: the slice has `SIZE * SIZE` times 16 bytes, and any bits are valid.
+    let load = |tap: usize| unsafe { vld1q_s8(taps.add(16 * tap)) };
     std::array::from_fn(|row| std::array::from_fn(|column| load(row * SIZE + column)))
 }
 
@@ -320,7 +316,7 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
     #[inline(always)]
     unsafe fn load(op: &'a Depthwise, channel: usize, clamp: ClampRegisters) -> Self {
         // SAFETY: the caller's promise.
-        let weights = unsafe { block_weights::<i8, SIZE>(&op.weights, op.padded_channels, channel) };
+        let weights = unsafe { block_weights::<i8, SIZE>(&op.weights, channel / CHANNEL_BLOCK) };
         Self { weights, pitch: op.padded_channels, channels: op.channels.at(channel), clamp }
     }
 
@@ -634,7 +630,7 @@ impl<const SIZE: usize> FloatBlock<SIZE> {
         // SAFETY: the caller's promise.
         unsafe {
             Self {
-                weights: block_weights::<f32, SIZE>(&op.weights, op.padded_channels, channel),
+                weights: block_weights::<f32, SIZE>(&op.weights, channel / 4),
                 bias: load_f32x4(array(&op.bias, channel)),
                 low: vdupq_n_f32(op.low),
                 high: vdupq_n_f32(op.high),
