@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
+.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer test-arm count count-accept miri clean
 
 # mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
 export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -64,6 +64,18 @@ test-rust: ## unit, property, integration and whole-program tests; the demo's pr
 test-long: setup ## the long tiers: ignored tests (soak and the like), then 20 demo clips
 	$(CARGO) test --release --workspace --locked -- --ignored
 	@$(MAKE) --no-print-directory demo-seeds
+
+test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and Armv9; needs qemu-user and an arm64 gcc
+	@bash cross/arm/test.sh
+
+count: ## instructions of every operator on arm64 beside the committed baseline; builds an emulator the first time
+	@bash cross/count/count.sh
+
+count-accept: ## take today's instruction counts as the baseline
+	@bash cross/count/count.sh accept
+
+miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
+	@bash cross/arm/miri.sh
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle
