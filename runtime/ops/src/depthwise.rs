@@ -9,7 +9,7 @@ use crate::kernels::avx2;
 use crate::kernels::neon_depthwise;
 use crate::{
     error::{Error, check_length},
-    kernels::{Channels, Kernel, scalar},
+    kernels::{Channels, Kernel, blocks::copy, scalar},
     linear::{ChannelSums, check_weights, fold},
     semantics::{Activation, Clamp, QuantParams, Table, multipliers},
 };
@@ -142,8 +142,10 @@ impl Window {
         assert_eq!(input.len(), self.input_len(), "input's length");
         assert_eq!(output.len(), self.output_len(), "output's length");
         let scratch = &mut scratch[..self.scratch_len()];
-        scratch.fill(padding);
         let row_len = self.padded_width() * self.padded_channels();
+        for row in scratch.chunks_exact_mut(row_len) {
+            self.fill_border(padding, row);
+        }
         let mut filled = 0;
         for (y, results) in output.chunks_exact_mut(self.output_width() * self.channels).enumerate() {
             let first = y * self.stride;
@@ -157,6 +159,17 @@ impl Window {
         }
     }
 
+    /// Pads what [`Self::fill_row`] leaves alone: columns at both ends, and channels.
+    fn fill_border<T: Copy>(&self, padding: T, row: &mut [T]) {
+        let padded = self.padded_channels();
+        if padded == self.channels {
+            row[..self.padding[1] * padded].fill(padding);
+            row[(self.padding[1] + self.width) * padded..].fill(padding);
+        } else {
+            row.fill(padding);
+        }
+    }
+
     /// Copies a row of the padded image; the padding of columns and channels is in place already.
     fn fill_row<T: Copy>(&self, input: &[T], padding: T, row: usize, target: &mut [T]) {
         let row_len = self.width * self.channels;
@@ -167,7 +180,7 @@ impl Window {
         let padded = self.padded_channels();
         let target = &mut target[self.padding[1] * padded..][..self.width * padded];
         if padded == self.channels {
-            return target.copy_from_slice(source);
+            return copy(source, target);
         }
         for (pixel, target) in source.chunks_exact(self.channels).zip(target.chunks_exact_mut(padded)) {
             target[..self.channels].copy_from_slice(pixel);

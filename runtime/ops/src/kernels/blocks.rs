@@ -1,4 +1,4 @@
-//! The tiling that all GEMM kernels share: blocks of rows, each against all panels of channels in turn.
+//! The tiling that all GEMM kernels share: blocks of rows, each against all panels of channels in turn; and copies.
 
 use crate::linear::Linear;
 
@@ -22,7 +22,45 @@ pub(crate) fn row_blocks<'a, 'b, const R: usize>(
     (rest, rest_output)
 }
 
+/// Copies as the kernels do, 64 bytes at a time: for the rows of a depthwise convolution the C library's general
+/// function needs more than twice the instructions.
+///
+/// # Panics
+/// Unless both slices have the same length.
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn copy<T: Copy>(source: &[T], target: &mut [T]) {
+    assert_eq!(source.len(), target.len(), "target's length");
+    let rounds = size_of_val(source) / 64;
+    let whole = rounds * 64 / size_of::<T>();
+    if rounds > 0 {
+        // SAFETY: 64 bytes a round, as many as both slices have; a target of rounds * 64 bytes ends between two values
+        // or within one that is copied again below. NEON is part of every aarch64 target that has `std`.
+        unsafe {
+            std::arch::asm!(
+                "2:",
+                "ld1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{source}], #64",
+                "subs {rounds}, {rounds}, #1",
+                "st1 {{v0.16b, v1.16b, v2.16b, v3.16b}}, [{target}], #64",
+                "b.ne 2b",
+                source = inout(reg) source.as_ptr() => _,
+                target = inout(reg) target.as_mut_ptr() => _,
+                rounds = inout(reg) rounds => _,
+                out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+                options(nostack),
+            );
+        }
+    }
+    target[whole..].copy_from_slice(&source[whole..]);
+}
+
+/// As [`copy_from_slice`](slice::copy_from_slice).
+#[cfg(not(target_arch = "aarch64"))]
+pub(crate) fn copy<T: Copy>(source: &[T], target: &mut [T]) {
+    target.copy_from_slice(source);
+}
+
 /// The last values of `R` rows that do not fill a step of `S`, padded with zeros, so that no kernel reads past a row.
+#[allow(dead_code, reason = "not every family needs it")]
 #[inline(always)]
 pub(crate) fn tails<const R: usize, const S: usize>(block: &[i8], inputs: usize) -> [[i8; S]; R] {
     let mut tails = [[0; S]; R];
@@ -42,6 +80,7 @@ pub(crate) fn tails<const R: usize, const S: usize>(block: &[i8], inputs: usize)
 }
 
 /// Writes the first values of `results` that still belong to the row.
+#[allow(dead_code, reason = "not every family needs it")]
 #[inline(always)]
 pub(crate) fn store_block<const N: usize>(output: &mut [i8], offset: usize, left: usize, results: &[i8; N]) {
     if left >= N {

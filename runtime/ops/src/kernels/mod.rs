@@ -139,6 +139,7 @@ impl Channels {
     }
 
     /// The constants of all whole blocks of `N` channels.
+    #[allow(dead_code, reason = "for NEON")]
     #[inline(always)]
     pub(crate) fn blocks<const N: usize>(&self) -> impl Iterator<Item = ChannelBlock<'_, N>> {
         let blocks =

@@ -110,6 +110,19 @@ fn depthwise_sized<const SIZE: usize, const STRIDE: usize>(
     let pitch = op.padded_channels;
     let taps = Taps::<i8, SIZE>::new(rows, pitch, STRIDE, pixels);
     let clamp = ClampRegisters::new(op.clamp);
+    let (blocks, pairs) = (channels / CHANNEL_BLOCK, pixels / 2);
+    let mut done = 0;
+    if let (3, Some(rows)) = (SIZE, taps.rows.first_chunk())
+        && blocks > 0
+        && pairs > 0
+    {
+        // SAFETY: the taps and the output are those of all pixels.
+        unsafe { pairs_of_three_by_three::<STRIDE>(op, Taps { rows: *rows }, clamp, output, blocks, pairs) };
+        done = 2 * pairs;
+        if done == pixels && channels.is_multiple_of(CHANNEL_BLOCK) {
+            return;
+        }
+    }
     for channel in (0..channels).step_by(CHANNEL_BLOCK) {
         // SAFETY: this function requires `neon`.
         let block = unsafe { DepthwiseBlock::<SIZE>::load(op, channel, clamp) };
@@ -125,8 +138,10 @@ fn depthwise_sized<const SIZE: usize, const STRIDE: usize>(
             continue;
         }
         let mut target = output[channel..].as_mut_ptr();
-        // SAFETY: as above, for all pairs of pixels, which have these sixteen channels in the output too.
-        unsafe { block.pairs::<STRIDE>(taps, target, channels, pixels / 2) };
+        if done == 0 {
+            // SAFETY: as above, for all pairs of pixels, which have these sixteen channels in the output too.
+            unsafe { block.pairs::<STRIDE>(taps, target, channels, pairs) };
+        }
         if pixels % 2 == 1 {
             taps = taps.skip((pixels - 1) * STRIDE * pitch);
             target = target.wrapping_add((pixels - 1) * channels);
@@ -188,19 +203,27 @@ macro_rules! add_products {
     };
 }
 
-/// Pairs of pixels of a row under a 3x3, in assembly because the compiler spills registers here and splits SMULL2.
+/// Blocks of channels, and pairs of pixels of a row, under a 3x3, in assembly because the compiler spills registers here and splits SMULL2.
 /// v0-v8 hold weights, v9 the zero point, v10 and v11 the bounds, v12-v19 values and constants, v20-v23 products,
 /// v24-v31 sums. Strides differ in the columns that the second pixel looks at, and stride 2 in a fifth column.
 macro_rules! three_by_three {
     (
-        $block:expr, $taps:expr, $target:expr, $channels:expr, $count:expr, $offsets:expr, $step:expr, $left_shift:expr;
+        $op:expr, $taps:expr, $target:expr, $blocks:expr, $count:expr, $stride:expr, $clamp:expr;
         first: $a0:literal, $a1:literal; $fifth_a:literal; second: $b0:literal; $b1:literal, $b2:literal; $fifth_b:literal;
         third: $c0:literal, $c1:literal, $c2:literal; $fifth_c:literal
     ) => {{
-        let block = $block;
-        let [[w0, w1, w2], [w3, w4, w5], [w6, w7, w8]] = block.weights;
+        let offsets: [usize; 5] = offsets::<i8, 5>($op.padded_channels);
+        let step = 2 * $stride * $op.padded_channels;
         asm!(
             "2:",
+            "ldp q0, q1, [{weights}], #32",
+            "ldp q2, q3, [{weights}], #32",
+            "ldp q4, q5, [{weights}], #32",
+            "ldp q6, q7, [{weights}], #32",
+            "ldr q8, [{weights}], #16",
+            "mov {pixel}, {target}",
+            "mov {left}, {count}",
+            "3:",
             "ldp q16, q17, [{bias}]",
             "ldp q18, q19, [{bias}, #32]",
             "ldr q12, [{a}]",
@@ -270,28 +293,43 @@ macro_rules! three_by_three {
             "smax v22.16b, v22.16b, v10.16b",
             "smin v20.16b, v20.16b, v11.16b",
             "smin v22.16b, v22.16b, v11.16b",
-            "str q20, [{target}]",
-            "str q22, [{target}, {channels}]",
-            "add {target}, {target}, {channels}, lsl #1",
-            "subs {count}, {count}, #1",
+            "str q20, [{pixel}]",
+            "str q22, [{pixel}, {channels}]",
+            "add {pixel}, {pixel}, {channels}, lsl #1",
+            "subs {left}, {left}, #1",
+            "b.ne 3b",
+            "add {a}, {a}, {back}",
+            "add {b}, {b}, {back}",
+            "add {c}, {c}, {back}",
+            "add {bias}, {bias}, #64",
+            "add {mantissa}, {mantissa}, #64",
+            "add {left_shift}, {left_shift}, #64",
+            "add {target}, {target}, #16",
+            "subs {blocks}, {blocks}, #1",
             "b.ne 2b",
             a = inout(reg) $taps.rows[0] => _,
             b = inout(reg) $taps.rows[1] => _,
             c = inout(reg) $taps.rows[2] => _,
-            o1 = in(reg) $offsets[1],
-            o2 = in(reg) $offsets[2],
-            o3 = in(reg) $offsets[3],
-            o4 = in(reg) $offsets[4],
-            step = in(reg) $step,
-            bias = in(reg) block.channels.bias.as_ptr(),
-            mantissa = in(reg) block.channels.mantissa.as_ptr(),
-            left_shift = in(reg) $left_shift.as_ptr(),
+            o1 = in(reg) offsets[1],
+            o2 = in(reg) offsets[2],
+            o3 = in(reg) offsets[3],
+            o4 = in(reg) offsets[4],
+            step = in(reg) step,
+            // From behind the last pair to the first one of the next block.
+            back = in(reg) CHANNEL_BLOCK.wrapping_sub($count * step),
+            weights = inout(reg) $op.weights.as_ptr() => _,
+            bias = inout(reg) $op.channels.bias.as_ptr() => _,
+            mantissa = inout(reg) $op.channels.mantissa.as_ptr() => _,
+            left_shift = inout(reg) $op.channels.left_shift.as_ptr() => _,
             target = inout(reg) $target => _,
-            channels = in(reg) $channels,
-            count = inout(reg) $count => _,
-            in("v0") w0, in("v1") w1, in("v2") w2, in("v3") w3, in("v4") w4,
-            in("v5") w5, in("v6") w6, in("v7") w7, in("v8") w8,
-            in("v9") block.clamp.zero_point, in("v10") block.clamp.low, in("v11") block.clamp.high,
+            pixel = out(reg) _,
+            left = out(reg) _,
+            channels = in(reg) $op.window.channels,
+            count = in(reg) $count,
+            blocks = inout(reg) $blocks => _,
+            in("v9") $clamp.zero_point, in("v10") $clamp.low, in("v11") $clamp.high,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v8") _,
             out("v12") _, out("v13") _, out("v14") _, out("v15") _, out("v16") _, out("v17") _, out("v18") _,
             out("v19") _, out("v20") _, out("v21") _, out("v22") _, out("v23") _, out("v24") _, out("v25") _,
             out("v26") _, out("v27") _, out("v28") _, out("v29") _, out("v30") _, out("v31") _,
@@ -333,16 +371,6 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
         channels: usize,
         count: usize,
     ) {
-        if count == 0 {
-            return;
-        }
-        if SIZE == 3
-            && let (Some(block), Some(rows)) = (self.three_by_three(), taps.rows.first_chunk())
-        {
-            // SAFETY: the caller's promise.
-            unsafe { block.pairs_3x3::<STRIDE>(Taps { rows: *rows }, target, channels, count) };
-            return;
-        }
         let mut taps = taps;
         let mut target = target;
         for _ in 0..count {
@@ -424,15 +452,6 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
         unsafe { load_at(taps.rows[tap / SIZE], (pixel * STRIDE + tap % SIZE) * self.pitch) }
     }
 
-    /// The same block, if it is a 3x3.
-    #[inline(always)]
-    fn three_by_three(&self) -> Option<DepthwiseBlock<'a, 3>> {
-        let [a, b, c] = self.weights.first_chunk::<3>()?.map(|row| row.first_chunk::<3>().copied());
-        let weights = [a?, b?, c?];
-        let (pitch, channels, clamp) = (self.pitch, self.channels, self.clamp);
-        (SIZE == 3).then_some(DepthwiseBlock { weights, pitch, channels, clamp })
-    }
-
     #[inline]
     #[target_feature(enable = "neon")]
     fn quad(&self, quad: usize) -> ChannelBlock<'_, 4> {
@@ -454,40 +473,42 @@ impl<'a, const SIZE: usize> DepthwiseBlock<'a, SIZE> {
     }
 }
 
-impl DepthwiseBlock<'_, 3> {
-    /// As [`Self::pairs`], for one pair or more.
-    ///
-    /// # Safety
-    /// As [`Self::pairs`].
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn pairs_3x3<const STRIDE: usize>(
-        &self,
-        taps: Taps<i8, 3>,
-        target: *mut i8,
-        channels: usize,
-        count: usize,
-    ) {
-        let offsets: [usize; 5] = offsets::<i8, 5>(self.pitch);
-        let left_shift = self.channels.left_shift;
-        let step = 2 * STRIDE * self.pitch;
-        // SAFETY: each round reads sixteen channels of four (stride 2: five) columns of three rows, which lie under the
-        // two outputs, and the sixteen constants of three arrays; it writes sixteen channels of two outputs. The caller
-        // promises all but the constants, which are borrowed for as long.
-        unsafe {
-            if STRIDE == 1 {
-                three_by_three!(
-                    self, taps, target, channels, count, offsets, step, left_shift;
-                    first: "13", "14"; "/* {o4} */"; second: "17"; "18", "19"; "";
-                    third: "13", "14", "15"; ""
-                );
-            } else {
-                three_by_three!(
-                    self, taps, target, channels, count, offsets, step, left_shift;
-                    first: "14", "15"; "ldr q15, [{a}, {o4}]"; second: "18"; "19", "12"; "ldr q12, [{b}, {o4}]";
-                    third: "14", "15", "16"; "ldr q16, [{c}, {o4}]"
-                );
-            }
+/// `count` pairs of outputs in each of `blocks` blocks of channels, from the first pixel and channel on.
+///
+/// # Safety
+/// `taps` must be those of as many outputs, and `output` have them; there must be so many whole blocks, at least one,
+/// and at least one pair.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn pairs_of_three_by_three<const STRIDE: usize>(
+    op: &Depthwise,
+    taps: Taps<i8, 3>,
+    clamp: ClampRegisters,
+    output: &mut [i8],
+    blocks: usize,
+    count: usize,
+) {
+    assert!(
+        op.weights.len() >= 9 * CHANNEL_BLOCK * blocks
+            && op.channels.left_shift.len() >= CHANNEL_BLOCK * blocks
+    );
+    let target = output.as_mut_ptr();
+    // SAFETY: for each block, 144 weights and 16 constants of three arrays are read, whose lengths are checked above
+    // (the three are equally long). Each round reads sixteen channels of four (stride 2: five) columns of three rows,
+    // which lie under the two outputs, and writes sixteen channels of these; the caller promises that they exist.
+    unsafe {
+        if STRIDE == 1 {
+            three_by_three!(
+                op, taps, target, blocks, count, STRIDE, clamp;
+                first: "13", "14"; "/* {o4} */"; second: "17"; "18", "19"; "";
+                third: "13", "14", "15"; ""
+            );
+        } else {
+            three_by_three!(
+                op, taps, target, blocks, count, STRIDE, clamp;
+                first: "14", "15"; "ldr q15, [{a}, {o4}]"; second: "18"; "19", "12"; "ldr q12, [{b}, {o4}]";
+                third: "14", "15", "16"; "ldr q16, [{c}, {o4}]"
+            );
         }
     }
 }
@@ -544,10 +565,145 @@ fn accumulate(acc: &mut [int32x4_t; 4], products: [int16x8_t; 2]) {
 #[target_feature(enable = "neon")]
 pub(crate) fn float_depthwise_row(op: &FloatDepthwise, rows: &[&[f32]], output: &mut [f32]) {
     match (op.window.size, op.window.stride) {
-        (3, 1) => float_sized::<3, 1, 7, 9>(op, rows, output),
+        (3, 1) => float_sized::<3, 1, 2, 4>(op, rows, output),
         (3, _) => float_sized::<3, 2, 4, 9>(op, rows, output),
         (_, 1) => float_sized::<5, 1, 4, 8>(op, rows, output),
         _ => float_sized::<5, 2, 2, 7>(op, rows, output),
+    }
+}
+
+/// The outputs that look at one column of a row, each at its own tap: the column's value times those weights.
+macro_rules! column {
+    ($row:literal, $offset:literal, $value:literal, $($acc:literal * $weight:literal),*) => {
+        concat!(
+            "ldr q", $value, ", [{", $row, "}", $offset, "]\n",
+            $("fmla v", $acc, ".4s, v", $value, ".4s, v", $weight, ".4s\n",)*
+        )
+    };
+}
+
+/// Nine columns of a row under seven outputs, v16 to v22.
+macro_rules! nine_columns {
+    ($row:literal, $w0:literal, $w1:literal, $w2:literal) => {
+        concat!(
+            column!($row, "", "12", "16" * $w0),
+            column!($row, ", {o1}", "13", "16" * $w1, "17" * $w0),
+            column!($row, ", {o2}", "14", "16" * $w2, "17" * $w1, "18" * $w0),
+            column!($row, ", {o3}", "15", "17" * $w2, "18" * $w1, "19" * $w0),
+            column!($row, ", {o4}", "12", "18" * $w2, "19" * $w1, "20" * $w0),
+            column!($row, ", {o5}", "13", "19" * $w2, "20" * $w1, "21" * $w0),
+            column!($row, ", {o6}", "14", "20" * $w2, "21" * $w1, "22" * $w0),
+            column!($row, ", {o7}", "15", "21" * $w2, "22" * $w1),
+            column!($row, ", {o8}", "12", "22" * $w2),
+            "add {",
+            $row,
+            "}, {",
+            $row,
+            "}, {step}\n",
+        )
+    };
+}
+
+/// A 3x3 of stride 1: `count` times seven outputs in each of `blocks` blocks of four channels, from the first pixel and
+/// channel on. In assembly because the compiler turns every column into a pointer of its own.
+///
+/// # Safety
+/// `taps` must be those of as many outputs, and `output` have them; there must be so many whole blocks, at least one,
+/// and `count` at least 1.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn sevens_of_three_by_three(
+    op: &FloatDepthwise,
+    taps: Taps<f32, 3>,
+    output: &mut [f32],
+    blocks: usize,
+    count: usize,
+) {
+    assert!(op.weights.len() >= 36 * blocks && op.bias.len() >= 4 * blocks);
+    let offsets: [usize; 9] = offsets::<f32, 9>(op.padded_channels);
+    let step = 7 * size_of::<f32>() * op.padded_channels;
+    // SAFETY: for each block, 36 weights and 4 biases are read, of which there are as many. Each round reads four
+    // channels of nine columns of three rows, which lie under seven outputs, and writes four channels of these; the
+    // caller promises that they exist.
+    unsafe {
+        asm!(
+            "2:",
+            "ldp q0, q1, [{weights}], #32",
+            "ldp q2, q3, [{weights}], #32",
+            "ldp q4, q5, [{weights}], #32",
+            "ldp q6, q7, [{weights}], #32",
+            "ldr q8, [{weights}], #16",
+            "ldr q9, [{bias}], #16",
+            "mov {pixel}, {target}",
+            "mov {left}, {count}",
+            "3:",
+            "mov v16.16b, v9.16b",
+            "mov v17.16b, v9.16b",
+            "mov v18.16b, v9.16b",
+            "mov v19.16b, v9.16b",
+            "mov v20.16b, v9.16b",
+            "mov v21.16b, v9.16b",
+            "mov v22.16b, v9.16b",
+            nine_columns!("a", "0", "1", "2"),
+            nine_columns!("b", "3", "4", "5"),
+            nine_columns!("c", "6", "7", "8"),
+            "fmaxnm v16.4s, v16.4s, v10.4s",
+            "fmaxnm v17.4s, v17.4s, v10.4s",
+            "fmaxnm v18.4s, v18.4s, v10.4s",
+            "fmaxnm v19.4s, v19.4s, v10.4s",
+            "fmaxnm v20.4s, v20.4s, v10.4s",
+            "fmaxnm v21.4s, v21.4s, v10.4s",
+            "fmaxnm v22.4s, v22.4s, v10.4s",
+            "fminnm v16.4s, v16.4s, v11.4s",
+            "fminnm v17.4s, v17.4s, v11.4s",
+            "fminnm v18.4s, v18.4s, v11.4s",
+            "fminnm v19.4s, v19.4s, v11.4s",
+            "fminnm v20.4s, v20.4s, v11.4s",
+            "fminnm v21.4s, v21.4s, v11.4s",
+            "fminnm v22.4s, v22.4s, v11.4s",
+            "st1 {{v16.4s}}, [{pixel}], {channels}",
+            "st1 {{v17.4s}}, [{pixel}], {channels}",
+            "st1 {{v18.4s}}, [{pixel}], {channels}",
+            "st1 {{v19.4s}}, [{pixel}], {channels}",
+            "st1 {{v20.4s}}, [{pixel}], {channels}",
+            "st1 {{v21.4s}}, [{pixel}], {channels}",
+            "st1 {{v22.4s}}, [{pixel}], {channels}",
+            "subs {left}, {left}, #1",
+            "b.ne 3b",
+            "add {a}, {a}, {back}",
+            "add {b}, {b}, {back}",
+            "add {c}, {c}, {back}",
+            "add {target}, {target}, #16",
+            "subs {blocks}, {blocks}, #1",
+            "b.ne 2b",
+            a = inout(reg) taps.rows[0] => _,
+            b = inout(reg) taps.rows[1] => _,
+            c = inout(reg) taps.rows[2] => _,
+            o1 = in(reg) offsets[1],
+            o2 = in(reg) offsets[2],
+            o3 = in(reg) offsets[3],
+            o4 = in(reg) offsets[4],
+            o5 = in(reg) offsets[5],
+            o6 = in(reg) offsets[6],
+            o7 = in(reg) offsets[7],
+            o8 = in(reg) offsets[8],
+            step = in(reg) step,
+            // From behind the last seven pixels to the first ones of the next block.
+            back = in(reg) 16usize.wrapping_sub(count * step),
+            weights = inout(reg) op.weights.as_ptr() => _,
+            bias = inout(reg) op.bias.as_ptr() => _,
+            target = inout(reg) output.as_mut_ptr() => _,
+            pixel = out(reg) _,
+            left = out(reg) _,
+            channels = in(reg) size_of::<f32>() * op.window.channels,
+            count = in(reg) count,
+            blocks = inout(reg) blocks => _,
+            in("v10") vdupq_n_f32(op.low), in("v11") vdupq_n_f32(op.high),
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v8") _, out("v9") _, out("v12") _, out("v13") _, out("v14") _, out("v15") _,
+            out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _, out("v22") _,
+            options(nostack),
+        );
     }
 }
 
@@ -565,6 +721,19 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
     let pitch = op.padded_channels;
     let taps = Taps::<f32, SIZE>::new(rows, pitch, STRIDE, pixels);
     let offsets = offsets::<f32, COLUMNS>(pitch);
+    let (blocks, sevens) = (channels / 4, pixels / 7);
+    let mut done = 0;
+    if let (3, 1, Some(rows)) = (SIZE, STRIDE, taps.rows.first_chunk())
+        && blocks > 0
+        && sevens > 0
+    {
+        // SAFETY: the taps and the output are those of all pixels.
+        unsafe { sevens_of_three_by_three(op, Taps { rows: *rows }, output, blocks, sevens) };
+        done = 7 * sevens;
+        if done == pixels && channels.is_multiple_of(4) {
+            return;
+        }
+    }
     for channel in (0..channels).step_by(4) {
         // SAFETY: this function requires `neon`.
         let block = unsafe { FloatBlock::<SIZE>::load(op, channel) };
@@ -582,8 +751,12 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
             }
             continue;
         }
-        let mut target = output[channel..].as_mut_ptr();
-        for _ in 0..pixels / PIXELS {
+        if done == pixels {
+            continue;
+        }
+        let mut target = output[done * channels..][channel..].as_mut_ptr();
+        taps = taps.skip(done * STRIDE * pitch);
+        for _ in 0..(pixels - done) / PIXELS {
             // SAFETY: as above, for all these pixels, which have these four channels in the output too.
             unsafe {
                 for result in block.pixels::<STRIDE, PIXELS, COLUMNS>(taps, Some(&offsets)) {
@@ -594,7 +767,7 @@ fn float_sized<const SIZE: usize, const STRIDE: usize, const PIXELS: usize, cons
             taps = taps.skip(PIXELS * STRIDE * pitch);
         }
         // One by one, out of line of the loop above, whose registers they would spill.
-        for _ in 0..pixels % PIXELS {
+        for _ in 0..(pixels - done) % PIXELS {
             // SAFETY: as above, for one pixel.
             unsafe {
                 let [result] = block.pixels::<STRIDE, 1, SIZE>(taps, offsets.first_chunk());
