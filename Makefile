@@ -83,6 +83,18 @@ fuzz: ## look for input that breaks a parser, FUZZ_SECONDS each; needs a nightly
 			-max_total_time=$(FUZZ_SECONDS) -max_len=20000 -len_control=0 -rss_limit_mb=512 .cache/fuzz/$$target; \
 	done
 
+test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and Armv9; needs qemu-user and an arm64 gcc
+	@bash cross/arm/test.sh
+
+count: ## instructions of every operator on arm64 beside the committed baseline; builds an emulator the first time
+	@bash cross/count/count.sh
+
+count-accept: ## take today's instruction counts as the baseline
+	@bash cross/count/count.sh accept
+
+miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
+	@bash cross/arm/miri.sh
+
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle
 

@@ -6,10 +6,10 @@
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::avx2;
 #[cfg(target_arch = "aarch64")]
-use crate::kernels::neon;
+use crate::kernels::neon_depthwise;
 use crate::{
     error::{Error, check_length},
-    kernels::{Channels, Kernel, scalar},
+    kernels::{Channels, Kernel, blocks::copy, scalar},
     linear::{ChannelSums, check_weights, fold},
     semantics::{Activation, Clamp, QuantParams, Table, multipliers},
 };
@@ -118,12 +118,14 @@ impl Window {
         (0..self.size * self.size).map(tap)
     }
 
-    /// Weights in blocks of channels: [size * size, padded channels].
-    fn pack<T: Copy + Default>(&self, weights: &[T]) -> Vec<T> {
+    /// Weights in blocks of channels: [padded channels / block][size * size][block].
+    fn pack<T: Copy + Default>(&self, weights: &[T], block: usize) -> Vec<T> {
         let mut packed = Vec::with_capacity(self.size * self.size * self.padded_channels());
-        for tap in weights.chunks_exact(self.channels) {
-            packed.extend_from_slice(tap);
-            packed.resize(packed.len().next_multiple_of(CHANNEL_BLOCK), T::default());
+        for first in (0..self.padded_channels()).step_by(block) {
+            for tap in weights.chunks_exact(self.channels) {
+                let channel = |channel: usize| tap.get(channel).copied().unwrap_or_default();
+                packed.extend((first..first + block).map(channel));
+            }
         }
         packed
     }
@@ -140,8 +142,10 @@ impl Window {
         assert_eq!(input.len(), self.input_len(), "input's length");
         assert_eq!(output.len(), self.output_len(), "output's length");
         let scratch = &mut scratch[..self.scratch_len()];
-        scratch.fill(padding);
         let row_len = self.padded_width() * self.padded_channels();
+        for row in scratch.chunks_exact_mut(row_len) {
+            self.fill_border(padding, row);
+        }
         let mut filled = 0;
         for (y, results) in output.chunks_exact_mut(self.output_width() * self.channels).enumerate() {
             let first = y * self.stride;
@@ -155,6 +159,17 @@ impl Window {
         }
     }
 
+    /// Pads what [`Self::fill_row`] leaves alone: columns at both ends, and channels.
+    fn fill_border<T: Copy>(&self, padding: T, row: &mut [T]) {
+        let padded = self.padded_channels();
+        if padded == self.channels {
+            row[..self.padding[1] * padded].fill(padding);
+            row[(self.padding[1] + self.width) * padded..].fill(padding);
+        } else {
+            row.fill(padding);
+        }
+    }
+
     /// Copies a row of the padded image; the padding of columns and channels is in place already.
     fn fill_row<T: Copy>(&self, input: &[T], padding: T, row: usize, target: &mut [T]) {
         let row_len = self.width * self.channels;
@@ -165,7 +180,7 @@ impl Window {
         let padded = self.padded_channels();
         let target = &mut target[self.padding[1] * padded..][..self.width * padded];
         if padded == self.channels {
-            return target.copy_from_slice(source);
+            return copy(source, target);
         }
         for (pixel, target) in source.chunks_exact(self.channels).zip(target.chunks_exact_mut(padded)) {
             target[..self.channels].copy_from_slice(pixel);
@@ -198,7 +213,7 @@ pub struct Depthwise {
     kernel: Kernel,
     pub(crate) window: Window,
     pub(crate) padded_channels: usize,
-    /// [size * size, padded channels].
+    /// [padded channels / 16][size * size][16].
     pub(crate) weights: Vec<i8>,
     pub(crate) channels: Channels,
     pub(crate) clamp: Clamp,
@@ -225,7 +240,7 @@ impl Depthwise {
             kernel: kernel.check()?,
             window,
             padded_channels: window.padded_channels(),
-            weights: window.pack(spec.weights),
+            weights: window.pack(spec.weights, CHANNEL_BLOCK),
             channels: fold(spec.bias, sums, &factors, spec.input, CHANNEL_BLOCK)?,
             clamp: Clamp::new(spec.output, &spec.activation),
             padding: spec.input.zero_point,
@@ -250,12 +265,20 @@ impl Depthwise {
         }
     }
 
+    /// The weight of a tap and a channel.
+    pub(crate) fn weight(&self, tap: usize, channel: usize) -> i8 {
+        let taps = self.window.size * self.window.size;
+        self.weights[(channel / CHANNEL_BLOCK * taps + tap) * CHANNEL_BLOCK + channel % CHANNEL_BLOCK]
+    }
+
     fn run_row(&self, rows: &[&[i8]], results: &mut [i8]) {
         match self.kernel {
             Kernel::Scalar => scalar::depthwise_row(self, rows, results),
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
-            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::depthwise_row(self, rows, results) },
+            Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
+                neon_depthwise::depthwise_row(self, rows, results);
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::depthwise_row(self, rows, results) },
@@ -280,12 +303,21 @@ pub struct FloatDepthwiseSpec<'a> {
     pub high: f32,
 }
 
+/// Channels whose weights lie together: one register's on NEON, all for the code that the compiler vectorises.
+const fn float_block(kernel: Kernel, window: &Window) -> usize {
+    match kernel {
+        Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => 4,
+        _ => window.padded_channels(),
+    }
+}
+
 /// An f32 depthwise convolution with its weights packed.
 #[derive(Clone, Debug)]
 pub struct FloatDepthwise {
     kernel: Kernel,
     pub(crate) window: Window,
     pub(crate) padded_channels: usize,
+    /// [padded channels / block][size * size][block]; see [`float_block`].
     pub(crate) weights: Vec<f32>,
     pub(crate) bias: Vec<f32>,
     pub(crate) low: f32,
@@ -308,7 +340,7 @@ impl FloatDepthwise {
             kernel: kernel.check()?,
             window,
             padded_channels: window.padded_channels(),
-            weights: window.pack(spec.weights),
+            weights: window.pack(spec.weights, float_block(kernel, &window)),
             bias,
             low: spec.low,
             high: spec.high,
@@ -327,7 +359,9 @@ impl FloatDepthwise {
         match self.kernel {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
-            Kernel::Neon | Kernel::NeonDotprod => unsafe { neon::float_depthwise_row(self, rows, results) },
+            Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
+                neon_depthwise::float_depthwise_row(self, rows, results);
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2` and `fma`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::float_depthwise_row(self, rows, results) },

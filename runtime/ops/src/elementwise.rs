@@ -2,6 +2,8 @@
 //!
 //! These are written once and compiled for each family; the compiler vectorises them.
 
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::neon_elementwise;
 use crate::{
     error::Error,
     kernels::{Kernel, scalar},
@@ -34,6 +36,11 @@ impl Quantise {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { quantise_avx2(self.params, input, output) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
+                neon_elementwise::quantise(self.params, input, output);
+            },
             _ => scalar::quantise(self.params, input, output),
         }
     }
@@ -137,6 +144,12 @@ impl Add {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { self.run_avx2(left, right, output) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this CPU has `neon`.
+            Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
+                let (rescale, zero_points, clamp) = (self.rescale, self.zero_points, self.clamp);
+                neon_elementwise::add(rescale, zero_points, clamp, [left, right], output);
+            },
             _ => scalar::add(self.rescale, self.zero_points, self.clamp, [left, right], output),
         }
     }

@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::{avx2, avx512};
 #[cfg(target_arch = "aarch64")]
-use crate::kernels::{dotprod, neon};
+use crate::kernels::{dotprod, i8mm, neon};
 use crate::{
     error::{Error, check_length},
     kernels::{Channels, Kernel, scalar},
@@ -104,6 +104,9 @@ impl Linear {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `dotprod`.
             Kernel::NeonDotprod => unsafe { dotprod::linear(self, input, output) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this CPU has `i8mm`.
+            Kernel::NeonI8mm => unsafe { i8mm::linear(self, input, output) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 => unsafe { avx2::linear(self, input, output) },
@@ -161,7 +164,12 @@ pub(crate) fn fold(
     panel: usize,
 ) -> Result<Channels, Error> {
     let padded = bias.len().next_multiple_of(panel);
-    let mut channels = Channels { bias: vec![0; padded], mantissa: vec![0; padded], shift: vec![1; padded] };
+    let mut channels = Channels {
+        bias: vec![0; padded],
+        mantissa: vec![0; padded],
+        shift: vec![1; padded],
+        left_shift: vec![-1; padded],
+    };
     for (channel, ((&bias, sums), factor)) in bias.iter().zip(sums).zip(factors).enumerate() {
         let folded = i64::from(bias) - i64::from(input.zero_point) * sums.signed;
         let worst = i64::from(bias).abs() + 256 * sums.absolute;
@@ -171,6 +179,7 @@ pub(crate) fn fold(
         };
         channels.mantissa[channel] = factor.mantissa;
         channels.shift[channel] = factor.shift;
+        channels.left_shift[channel] = -factor.shift;
     }
     Ok(channels)
 }
@@ -180,6 +189,8 @@ pub(crate) fn fold(
 struct Layout {
     /// Outputs that lie together.
     panel: usize,
+    /// The last panel has a multiple of so many outputs.
+    narrow: usize,
     /// Inputs to which each panel is padded.
     step: usize,
     /// Neighbouring inputs of one output that lie together within a step.
@@ -190,22 +201,23 @@ struct Layout {
 
 impl Layout {
     const fn of(kernel: Kernel) -> Self {
-        let (panel, step, group, flip) = match kernel {
-            Kernel::Scalar => (1, 1, 1, 0),
-            Kernel::Neon | Kernel::Avx2 => (4, 16, 16, 0),
-            Kernel::NeonDotprod => (8, 16, 4, 0),
-            Kernel::Avx512Vnni => (16, 4, 4, 0x80),
+        let (panel, narrow, step, group, flip) = match kernel {
+            Kernel::Scalar => (1, 1, 1, 1, 0),
+            Kernel::Neon | Kernel::Avx2 => (4, 4, 16, 16, 0),
+            Kernel::NeonDotprod => (16, 8, 16, 4, 0),
+            Kernel::NeonI8mm => (16, 8, 16, 8, 0),
+            Kernel::Avx512Vnni => (16, 16, 4, 4, 0x80),
         };
-        Self { panel, step, group, flip }
+        Self { panel, narrow, step, group, flip }
     }
 
-    /// [outputs / panel][inputs / group][panel][group], padded with zero weights.
+    /// [outputs / panel][inputs / group][panel][group], padded with zero weights; a smaller last panel if it suffices.
     fn pack(self, rows: &[&[i8]], inputs: usize) -> Vec<i8> {
         let padded = inputs.next_multiple_of(self.step);
-        let mut packed = Vec::with_capacity(rows.len().next_multiple_of(self.panel) * padded);
+        let mut packed = Vec::with_capacity(rows.len().next_multiple_of(self.narrow) * padded);
         for panel in rows.chunks(self.panel) {
             for first in (0..padded).step_by(self.group) {
-                for output in 0..self.panel {
+                for output in 0..panel.len().next_multiple_of(self.narrow) {
                     for input in first..first + self.group {
                         let weight = panel.get(output).and_then(|row| row.get(input)).copied().unwrap_or(0);
                         packed.push((weight.cast_unsigned() ^ self.flip).cast_signed());

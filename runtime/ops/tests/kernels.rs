@@ -80,7 +80,7 @@ impl LinearCase {
 }
 
 fn linear_case() -> impl Strategy<Value = LinearCase> {
-    (1..20usize, 1..70usize, 1..40usize).prop_flat_map(|(rows, inputs, outputs)| {
+    (1..20usize, 1..150usize, 1..40usize).prop_flat_map(|(rows, inputs, outputs)| {
         (vec(weights(), inputs * outputs), vec(values(), rows * inputs), ends(outputs))
             .prop_map(move |(weights, values, ends)| LinearCase { inputs, weights, values, ends })
     })
@@ -106,7 +106,7 @@ fn window() -> impl Strategy<Value = Window> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 3 } else { 128 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn linear_equals_the_reference(case in linear_case()) {

@@ -11,7 +11,7 @@ use std::arch::x86_64::{
     _mm256_hadd_epi32, _mm256_madd_epi16, _mm256_setzero_si256, _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
-use super::{ChannelBlock, Rows, array, scalar};
+use super::{ChannelBlock, Rows, array, blocks::row_blocks, scalar};
 use crate::{
     depthwise::{CHANNEL_BLOCK, Depthwise, FloatDepthwise},
     linear::Linear,
@@ -71,17 +71,9 @@ fn finish(q: [__m128i; 4], clamp: Clamp) -> [i8; 16] {
 /// Weights are [outputs / 4][inputs / 16][4][16].
 #[target_feature(enable = "avx2")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let whole = input.len() / (ROWS * op.inputs);
-    let (input, rest) = input.split_at(whole * ROWS * op.inputs);
-    let (output, rest_output) = output.split_at_mut(whole * ROWS * op.outputs);
-    for (rows, results) in
-        input.chunks_exact(ROWS * op.inputs).zip(output.chunks_exact_mut(ROWS * op.outputs))
-    {
-        linear_rows::<ROWS>(op, rows, results);
-    }
-    for (row, results) in rest.chunks_exact(op.inputs).zip(rest_output.chunks_exact_mut(op.outputs)) {
-        linear_rows::<1>(op, row, results);
-    }
+    let left =
+        row_blocks::<ROWS>(op, (input, output), |rows, results| linear_rows::<ROWS>(op, rows, results));
+    row_blocks::<1>(op, left, |rows, results| linear_rows::<1>(op, rows, results));
 }
 
 #[inline]
@@ -170,7 +162,7 @@ fn depthwise_block(op: &Depthwise, rows: &[&[i8]], column: usize, channel: usize
     let size = op.window.size;
     let tap = |tap: usize| {
         let value = (column + tap % size) * op.padded_channels + channel;
-        let weight = tap * op.padded_channels + channel;
+        let weight = channel * size * size + tap * CHANNEL_BLOCK;
         (load_i16x16(array(rows[tap / size], value)), load_i16x16(array(&op.weights, weight)))
     };
     let mut acc = [_mm256_setzero_si256(); 2];

@@ -13,7 +13,7 @@ use std::arch::x86_64::{
     _mm512_srli_epi64, _mm512_sub_epi32,
 };
 
-use super::{ChannelBlock, Rows};
+use super::{ChannelBlock, Rows, blocks::row_blocks};
 use crate::{linear::Linear, semantics::Clamp};
 
 /// Channels of a panel: one register of sums.
@@ -30,26 +30,9 @@ fn load<T>(values: &[T]) -> __m512i {
 /// Weights are [outputs / 16][inputs / 4][16][4], as `w + 128`.
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let (input, output) = linear_blocks::<8>(op, input, output);
-    let (input, output) = linear_blocks::<4>(op, input, output);
-    linear_blocks::<1>(op, input, output);
-}
-
-/// Runs as many whole blocks of `R` rows as there are and returns what is left.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn linear_blocks<'a, 'b, const R: usize>(
-    op: &Linear,
-    input: &'a [i8],
-    output: &'b mut [i8],
-) -> (&'a [i8], &'b mut [i8]) {
-    let whole = input.len() / (R * op.inputs);
-    let (input, rest) = input.split_at(whole * R * op.inputs);
-    let (output, rest_output) = output.split_at_mut(whole * R * op.outputs);
-    for (rows, results) in input.chunks_exact(R * op.inputs).zip(output.chunks_exact_mut(R * op.outputs)) {
-        linear_rows::<R>(op, rows, results);
-    }
-    (rest, rest_output)
+    let left = row_blocks::<8>(op, (input, output), |rows, results| linear_rows::<8>(op, rows, results));
+    let left = row_blocks::<4>(op, left, |rows, results| linear_rows::<4>(op, rows, results));
+    row_blocks::<1>(op, left, |rows, results| linear_rows::<1>(op, rows, results));
 }
 
 #[inline]

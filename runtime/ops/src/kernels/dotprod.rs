@@ -6,105 +6,148 @@
 #![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
 
 use std::arch::{
-    aarch64::{int8x16_t, int32x4_t, vcombine_s16, vdupq_n_s32, vst1_s8},
+    aarch64::{int8x16_t, int32x4_t, vdupq_n_s8, vdupq_n_s32},
     asm,
 };
 
 use super::{
-    Rows, array,
-    neon::{ClampRegisters, Requantise, load_i8x16, load_rows, store_block},
+    ChannelBlock,
+    blocks::{row_blocks, tails},
+    neon::{ClampRegisters, STEP, load_i8x16, load_i32x4, next, next_pair, row_pointers},
+    neon_wide::{NARROW, PANEL, finish, panels, quads},
 };
 use crate::linear::Linear;
 
-/// Channels of a panel: two registers of four.
-const PANEL: usize = 8;
-
-/// Weights are [outputs / 8][inputs / 4][8][4], inputs padded to 16.
+/// Weights are [outputs / 16][inputs / 4][16][4], inputs padded to 16; the last panel may have 8 channels.
 #[target_feature(enable = "dotprod")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let (input, output) = linear_blocks::<8>(op, input, output);
-    let (input, output) = linear_blocks::<4>(op, input, output);
-    let (input, output) = linear_blocks::<2>(op, input, output);
-    linear_blocks::<1>(op, input, output);
-}
-
-/// Runs as many whole blocks of `R` rows as there are and returns what is left.
-#[inline]
-#[target_feature(enable = "dotprod")]
-fn linear_blocks<'a, 'b, const R: usize>(
-    op: &Linear,
-    input: &'a [i8],
-    output: &'b mut [i8],
-) -> (&'a [i8], &'b mut [i8]) {
-    let whole = input.len() / (R * op.inputs);
-    let (input, rest) = input.split_at(whole * R * op.inputs);
-    let (output, rest_output) = output.split_at_mut(whole * R * op.outputs);
-    for (rows, results) in input.chunks_exact(R * op.inputs).zip(output.chunks_exact_mut(R * op.outputs)) {
-        linear_rows::<R>(op, rows, results);
-    }
-    (rest, rest_output)
+    let left = row_blocks::<4>(op, (input, output), |rows, results| linear_rows::<4>(op, rows, results));
+    let left = row_blocks::<2>(op, left, |rows, results| linear_rows::<2>(op, rows, results));
+    row_blocks::<1>(op, left, |rows, results| linear_rows::<1>(op, rows, results));
 }
 
 #[inline]
 #[target_feature(enable = "dotprod")]
 fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let rows = Rows::<R, 16>::new(input, op.inputs);
+    assert_eq!(output.len(), R * op.outputs);
+    let rows = row_pointers::<R>(input, op.inputs);
+    let tails = tails::<R, STEP>(input, op.inputs);
     let clamp = ClampRegisters::new(op.clamp);
-    let panel_len = PANEL * op.inputs.next_multiple_of(16);
-    for (panel, weights) in op.weights.chunks_exact(panel_len).enumerate() {
-        let first = panel * PANEL;
-        let sums = panel_sums(&rows, weights.as_chunks().0);
-        let low = Requantise::load(op.channels.at(first));
-        let high = Requantise::load(op.channels.at(first + 4));
-        for (row, sums) in sums.into_iter().enumerate() {
-            let mut results = [0; PANEL];
-            let q = clamp.apply_half(vcombine_s16(low.apply(sums[0]), high.apply(sums[1])));
-            // SAFETY: `results` has the 8 bytes written.
-            unsafe { vst1_s8(results.as_mut_ptr(), q) };
-            store_block::<PANEL>(output, row * op.outputs + first, op.outputs - first, &results);
-        }
+    let panel_len = PANEL * op.inputs.next_multiple_of(STEP);
+    let (whole, narrow) = panels(op.outputs);
+    let (weights, last) = op.weights.split_at(whole * panel_len);
+    let channels = op.channels.blocks::<PANEL>();
+    for ((panel, weights), channels) in weights.chunks_exact(panel_len).enumerate().zip(channels) {
+        // SAFETY: the rows have `inputs` values each, and `weights` is a whole panel of as many, padded to whole steps.
+        let sums = unsafe { panel_sums::<R, 4, PANEL>(rows, weights.as_ptr(), op.inputs, &tails, channels) };
+        finish(op, clamp, channels, sums, output, panel * PANEL);
+    }
+    if narrow {
+        assert_eq!(last.len(), panel_len / 2);
+        let channels: ChannelBlock<'_, NARROW> = op.channels.at(whole * PANEL);
+        // SAFETY: as above; a narrow panel is half as long.
+        let sums = unsafe { panel_sums::<R, 2, NARROW>(rows, last.as_ptr(), op.inputs, &tails, channels) };
+        finish(op, clamp, channels, sums, output, whole * PANEL);
     }
 }
 
-/// The sums of a panel's eight channels, for each row.
+/// The sums of a panel's `Q` quads of channels for each row, with the bias.
+///
+/// # Safety
+/// Each row must have `inputs` values, and the panel at `weights` `4 * Q` times as many, padded to whole steps.
 #[inline]
 #[target_feature(enable = "dotprod")]
-fn panel_sums<const R: usize>(rows: &Rows<'_, R, 16>, weights: &[[i8; 128]]) -> [[int32x4_t; 2]; R] {
-    let mut acc = [[vdupq_n_s32(0); 2]; R];
-    let whole = rows.steps[0].len();
-    let (body, last) = weights.split_at(whole);
-    for (index, weights) in body.iter().enumerate() {
-        dot_step(&mut acc, rows.step(index), weights);
+unsafe fn panel_sums<const R: usize, const Q: usize, const N: usize>(
+    mut rows: [*const i8; R],
+    mut weights: *const i8,
+    inputs: usize,
+    tails: &[[i8; STEP]; R],
+    channels: ChannelBlock<'_, N>,
+) -> [[int32x4_t; Q]; R] {
+    let mut bias = [vdupq_n_s32(0); Q];
+    for quad in 0..Q {
+        bias[quad] = load_i32x4(quads(channels, quad).bias);
     }
-    if let (Some(tail), Some(weights)) = (&rows.tail, last.first()) {
-        dot_step(&mut acc, tail.each_ref(), weights);
+    let mut acc = [bias; R];
+    for _ in 0..inputs / (2 * STEP) {
+        let mut values = [[vdupq_n_s8(0); 2]; R];
+        for row in 0..R {
+            // SAFETY: a whole double step of the row is left.
+            values[row] = unsafe { next_pair(&mut rows[row]) };
+        }
+        // SAFETY: so is one of the panel, and so is the second of its steps.
+        unsafe { dot_step(&mut acc, values.map(|values| values[0]), &mut weights) };
+        // SAFETY: as above.
+        unsafe { dot_step(&mut acc, values.map(|values| values[1]), &mut weights) };
+    }
+    if inputs & STEP != 0 {
+        let mut values = [vdupq_n_s8(0); R];
+        for row in 0..R {
+            // SAFETY: a whole step of the row is left.
+            values[row] = unsafe { next(&mut rows[row]) };
+        }
+        // SAFETY: so is one of the panel.
+        unsafe { dot_step(&mut acc, values, &mut weights) };
+    }
+    let rest = inputs % STEP;
+    if rest > 0 {
+        let mut values = [vdupq_n_s8(0); R];
+        for row in 0..R {
+            values[row] = load_i8x16(&tails[row]);
+        }
+        if rest > STEP / 2 {
+            // SAFETY: the panel is padded to whole steps.
+            unsafe { dot_step(&mut acc, values, &mut weights) };
+        } else {
+            // SAFETY: as above; the other half would only add zeros.
+            unsafe {
+                dot_group::<R, Q, 0>(&mut acc, values, &mut weights);
+                dot_group::<R, Q, 1>(&mut acc, values, &mut weights);
+            }
+        }
     }
     acc
 }
 
-/// Sixteen inputs of each row times eight channels.
+/// Sixteen inputs of each row times `Q` quads of channels.
+///
+/// # Safety
+/// `64 * Q` weights must be left.
 #[inline]
 #[target_feature(enable = "dotprod")]
-fn dot_step<const R: usize>(acc: &mut [[int32x4_t; 2]; R], values: [&[i8; 16]; R], weights: &[i8; 128]) {
-    let values = load_rows(values);
-    dot_group::<R, 0>(acc, values, weights);
-    dot_group::<R, 1>(acc, values, weights);
-    dot_group::<R, 2>(acc, values, weights);
-    dot_group::<R, 3>(acc, values, weights);
+unsafe fn dot_step<const R: usize, const Q: usize>(
+    acc: &mut [[int32x4_t; Q]; R],
+    values: [int8x16_t; R],
+    weights: &mut *const i8,
+) {
+    // SAFETY: the caller's promise, a quarter each.
+    unsafe {
+        dot_group::<R, Q, 0>(acc, values, weights);
+        dot_group::<R, Q, 1>(acc, values, weights);
+        dot_group::<R, Q, 2>(acc, values, weights);
+        dot_group::<R, Q, 3>(acc, values, weights);
+    }
 }
 
-/// Four inputs of each row, those of `LANE`, times eight channels.
+/// Four inputs of each row, those of `LANE`, times `Q` quads of channels.
+///
+/// # Safety
+/// `16 * Q` weights must be left.
 #[inline]
 #[target_feature(enable = "dotprod")]
-fn dot_group<const R: usize, const LANE: usize>(
-    acc: &mut [[int32x4_t; 2]; R],
+unsafe fn dot_group<const R: usize, const Q: usize, const LANE: usize>(
+    acc: &mut [[int32x4_t; Q]; R],
     values: [int8x16_t; R],
-    weights: &[i8; 128],
+    weights: &mut *const i8,
 ) {
-    for half in 0..2 {
-        let weight = load_i8x16(array(weights, LANE * 32 + half * 16));
-        for row in 0..R {
-            acc[row][half] = sdot_lane::<LANE>(acc[row][half], weight, values[row]);
+    for pair in 0..Q / 2 {
+        // SAFETY: the caller's promise.
+        let pair_weights = unsafe { next_pair(weights) };
+        for half in 0..2 {
+            for row in 0..R {
+                let acc = &mut acc[row][2 * pair + half];
+                *acc = sdot_lane::<LANE>(*acc, pair_weights[half], values[row]);
+            }
         }
     }
 }

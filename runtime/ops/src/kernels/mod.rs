@@ -11,10 +11,19 @@ use crate::error::Error;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+pub(crate) mod blocks;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod dotprod;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod i8mm;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_depthwise;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_elementwise;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_wide;
 pub(crate) mod scalar;
 
 /// A family of kernels, named for the instructions that it needs.
@@ -27,6 +36,8 @@ pub enum Kernel {
     Neon,
     /// aarch64 with `sdot`: Cortex-A76, A78AE.
     NeonDotprod,
+    /// aarch64 with `smmla` and `sdot`: Cortex-A510, A710, Neoverse V1.
+    NeonI8mm,
     /// x86-64 with AVX2 and FMA.
     Avx2,
     /// x86-64 with AVX-512 F and VNNI (and AVX2 with FMA).
@@ -35,7 +46,8 @@ pub enum Kernel {
 
 impl Kernel {
     /// All kernels, the slowest first.
-    pub const ALL: [Self; 5] = [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::Avx2, Self::Avx512Vnni];
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Neon, Self::NeonDotprod, Self::NeonI8mm, Self::Avx2, Self::Avx512Vnni];
 
     /// The fastest kernel that this CPU can run.
     #[must_use]
@@ -57,6 +69,11 @@ impl Kernel {
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => {
+                std::arch::is_aarch64_feature_detected!("neon")
+                    && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
@@ -75,6 +92,7 @@ impl Kernel {
             Self::Scalar => "scalar",
             Self::Neon => "neon",
             Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
         }
@@ -104,6 +122,8 @@ pub(crate) struct Channels {
     pub(crate) bias: Vec<i32>,
     pub(crate) mantissa: Vec<i32>,
     pub(crate) shift: Vec<i32>,
+    /// `-shift`, as NEON wants it.
+    pub(crate) left_shift: Vec<i32>,
 }
 
 impl Channels {
@@ -114,7 +134,24 @@ impl Channels {
             bias: array(&self.bias, first),
             mantissa: array(&self.mantissa, first),
             shift: array(&self.shift, first),
+            left_shift: array(&self.left_shift, first),
         }
+    }
+
+    /// The constants of all whole blocks of `N` channels.
+    #[allow(dead_code, reason = "for NEON")]
+    #[inline(always)]
+    pub(crate) fn blocks<const N: usize>(&self) -> impl Iterator<Item = ChannelBlock<'_, N>> {
+        let blocks =
+            [&self.bias, &self.mantissa, &self.shift, &self.left_shift].map(|values| values.as_chunks().0);
+        let [bias, mantissa, shift, left_shift] = blocks;
+        let pairs = bias.iter().zip(mantissa).zip(shift.iter().zip(left_shift));
+        pairs.map(|((bias, mantissa), (shift, left_shift))| ChannelBlock {
+            bias,
+            mantissa,
+            shift,
+            left_shift,
+        })
     }
 }
 
@@ -124,6 +161,8 @@ pub(crate) struct ChannelBlock<'a, const N: usize> {
     pub(crate) bias: &'a [i32; N],
     pub(crate) mantissa: &'a [i32; N],
     pub(crate) shift: &'a [i32; N],
+    #[allow(dead_code, reason = "for NEON")]
+    pub(crate) left_shift: &'a [i32; N],
 }
 
 /// `N` values from `first` on.

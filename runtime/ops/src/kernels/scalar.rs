@@ -31,8 +31,7 @@ pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
             for (ky, row) in rows.iter().enumerate() {
                 for kx in 0..window.size {
                     let value = row[(x * window.stride + kx) * stride + channel];
-                    sum +=
-                        i32::from(value) * i32::from(op.weights[(ky * window.size + kx) * stride + channel]);
+                    sum += i32::from(value) * i32::from(op.weight(ky * window.size + kx, channel));
                 }
             }
             *result = finish(&op.channels, op.clamp, channel, sum);

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The integer operators' tests on emulated arm64 CPUs, and which kernel each of them chooses.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=cross/arm/env.sh
+source cross/arm/env.sh
+command -v qemu-aarch64 >/dev/null || die 'no emulator: apt-get install qemu-user'
+
+# Unit tests and every file of tests/, as Cargo names what it built.
+mapfile -t tests < <(arm_cargo test --tests --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+[[ ${#tests[@]} -gt 1 ]] || die 'no tests were built'
+
+# CPU model, and the kernel that it must choose.
+while read -r cpu kernel; do
+    printf '==> %s, %s\n' "$cpu" "$kernel"
+    for test in "${tests[@]}"; do
+        # One thread: emulated threads of a static program are not reliable.
+        GIRASOL_EXPECT_KERNEL=$kernel qemu-aarch64 -cpu "$cpu" "$test" --test-threads=1 --quiet
+    done
+done <<'CPUS'
+cortex-a57 neon
+cortex-a72 neon
+cortex-a76 neon-dotprod
+max,sve=off,sme=off neon-i8mm
+CPUS

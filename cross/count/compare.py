@@ -1,0 +1,85 @@
+"""Reads what `ops_count` wrote under the counting emulator and compares it with the committed baseline.
+
+A line is `CPU COUNT PART OPERATOR MACS TIMES RUNS`: instructions executed before the operator's run number RUNS (0, 1
+and 4). Three runs less one are two, free of what stands around them.
+"""
+
+import collections
+import pathlib
+import sys
+
+TOLERANCE = 0.02
+Key = collections.namedtuple("Key", "cpu part operator macs times")
+
+
+def read_counts(lines):
+    """Instructions of one run of each operator, in order."""
+    marks = {}
+    for line in lines:
+        cpu, count, *fields = line.split()
+        if len(fields) == 5:
+            part, operator, macs, times, runs = fields
+            marks.setdefault(Key(cpu, part, operator, int(macs), int(times)), {})[int(runs)] = int(count)
+    counts = {}
+    for key, at in marks.items():
+        twice = (at[4] - at[1]) - (at[1] - at[0])
+        assert twice > 0, f"{key}: {at}"
+        counts[key] = round(twice / 2)
+    return counts
+
+
+def read_baseline(path):
+    counts = {}
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            cpu, part, operator, macs, times, count = line.split("\t")
+            counts[Key(cpu, part, operator, int(macs), int(times))] = int(count)
+    return counts
+
+
+def write_baseline(path, counts):
+    head = "# cpu, part, operator, MACs (elements), times in the network, instructions of one run; `make count-accept`"
+    path.write_text("\n".join([head, *("\t".join(map(str, (*key, count))) for key, count in counts.items())]) + "\n")
+
+
+def totals(counts):
+    """Per CPU and part: (MACs, instructions) of each kind of operator, as often as the network runs it."""
+    sums = collections.defaultdict(lambda: [0, 0])
+    for key, count in counts.items():
+        if key.part != "reference":
+            total = sums[key.cpu, key.part, key.operator.split("-")[0]]
+            total[0] += key.macs * key.times
+            total[1] += count * key.times
+    return sums
+
+
+def report(counts, baseline):
+    """Prints every operator and returns what is worse than the baseline allows."""
+    worse = []
+    for key, count in counts.items():
+        before = baseline.get(key)
+        change = "new" if before is None else f"{100 * (count / before - 1):+.1f} %"
+        print(f"{key.cpu:<11} {key.part:<10} {key.operator:<34} {count / key.macs:8.4f} {count:>10} {change:>8}")
+        if before is None or count > before * (1 + TOLERANCE):
+            worse.append(f"{key.cpu} {key.part} {key.operator}: {count} instructions, {before} in the baseline")
+    for (cpu, part, kind), (macs, count) in totals(counts).items():
+        print(f"{cpu:<11} {part:<10} all {kind:<30} {count / macs:8.4f} {count:>10}")
+    worse += [f"{key.cpu} {key.part} {key.operator}: not counted any more" for key in baseline.keys() - counts.keys()]
+    return worse
+
+
+def main(mode, baseline_path, counts_path):
+    path = pathlib.Path(baseline_path)
+    counts = read_counts(pathlib.Path(counts_path).read_text().splitlines())
+    baseline = read_baseline(path) if path.exists() else {}
+    worse = report(counts, baseline)
+    if mode == "accept":
+        write_baseline(path, counts)
+        return f"{len(counts)} figures written to {baseline_path}"
+    if worse:
+        sys.exit("\n".join([*worse, f"More than {TOLERANCE:.0%} over the baseline: find out why, or `make count-accept`."]))
+    return f"{len(counts)} figures within {TOLERANCE:.0%} of the baseline or below"
+
+
+if __name__ == "__main__":
+    print(main(*sys.argv[1:]))

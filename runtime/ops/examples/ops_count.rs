@@ -1,0 +1,198 @@
+//! Runs every operator once and then three times, with a line on standard output before, between and after.
+//!
+//! `make count` runs this under an emulator that prefixes each line with the instructions executed so far; what two
+//! runs cost is then exact, whatever stands around them. Shapes: the reference shapes of docs/design/ops.md, then those
+//! of the shipped encoders (`models/bundle`, one picture and one patch of sound), each as often as it occurs.
+
+#![allow(clippy::print_stdout, reason = "the marks are what it is for")]
+#![allow(clippy::unwrap_used, reason = "the shapes are constant and valid")]
+
+use std::hint::black_box;
+
+use girasol_ops::{
+    Kernel,
+    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
+    elementwise::{Add, Quantise, dequantise},
+    linear::{Linear, LinearSpec},
+    semantics::{Activation, QuantParams},
+};
+
+const PARAMS: QuantParams = QuantParams { scale: 0.05, zero_point: -5 };
+
+/// (pixels, inputs, outputs, times) of the video encoder's 1x1 convolutions.
+const VIDEO_LINEAR: [(usize, usize, usize, usize); 14] = [
+    (3072, 32, 16, 1),
+    (3072, 16, 96, 1),
+    (768, 96, 24, 1),
+    (768, 24, 144, 2),
+    (768, 144, 24, 1),
+    (192, 144, 40, 1),
+    (192, 40, 240, 2),
+    (192, 240, 40, 1),
+    (48, 240, 80, 1),
+    (48, 80, 480, 1),
+    (48, 480, 112, 1),
+    (48, 112, 672, 2),
+    (48, 672, 112, 1),
+    (12, 672, 128, 1),
+];
+
+/// (height, width, channels, size, stride) of the video encoder's depthwise convolutions, one each.
+const VIDEO_DEPTHWISE: [(usize, usize, usize, usize, usize); 9] = [
+    (48, 64, 32, 3, 1),
+    (48, 64, 96, 3, 2),
+    (24, 32, 144, 3, 1),
+    (24, 32, 144, 5, 2),
+    (12, 16, 240, 5, 1),
+    (12, 16, 240, 3, 2),
+    (6, 8, 480, 5, 1),
+    (6, 8, 672, 5, 1),
+    (6, 8, 672, 5, 2),
+];
+
+/// As [`VIDEO_LINEAR`], for the audio encoder.
+const AUDIO_LINEAR: [(usize, usize, usize, usize); 9] = [
+    (1536, 32, 64, 1),
+    (384, 64, 128, 1),
+    (384, 128, 128, 1),
+    (96, 128, 256, 1),
+    (96, 256, 256, 1),
+    (24, 256, 512, 1),
+    (24, 512, 512, 5),
+    (6, 512, 1024, 1),
+    (6, 1024, 128, 1),
+];
+
+/// (height, width, channels, stride, times) of the audio encoder's depthwise 3x3 convolutions.
+const AUDIO_DEPTHWISE: [(usize, usize, usize, usize, usize); 8] = [
+    (48, 32, 32, 1, 1),
+    (48, 32, 64, 2, 1),
+    (24, 16, 128, 1, 1),
+    (24, 16, 128, 2, 1),
+    (12, 8, 256, 1, 1),
+    (12, 8, 256, 2, 1),
+    (6, 4, 512, 1, 5),
+    (6, 4, 512, 2, 1),
+];
+
+fn main() {
+    let kernel = Kernel::best();
+    println!("kernel {kernel}");
+    reference(kernel);
+    edges(kernel);
+    for (pixels, inputs, outputs, times) in VIDEO_LINEAR {
+        linear("video", kernel, pixels, inputs, outputs, times);
+    }
+    for (height, width, channels, size, stride) in VIDEO_DEPTHWISE {
+        let padding = [size / 2; 4];
+        depthwise("video", kernel, Window { height, width, channels, size, stride, padding }, 1);
+    }
+    for (pixels, inputs, outputs, times) in AUDIO_LINEAR {
+        linear("audio", kernel, pixels, inputs, outputs, times);
+    }
+    for (height, width, channels, stride, times) in AUDIO_DEPTHWISE {
+        let padding = if stride == 1 { [1; 4] } else { [0, 0, 1, 1] };
+        depthwise("audio", kernel, Window { height, width, channels, size: 3, stride, padding }, times);
+    }
+}
+
+fn reference(kernel: Kernel) {
+    linear("reference", kernel, 196, 112, 672, 1);
+    linear("reference", kernel, 196, 672, 112, 1);
+    linear("reference", kernel, 1, 256, 1024, 1);
+    for (size, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
+        let window = Window { height: 14, width: 14, channels: 672, size, stride, padding: [size / 2; 4] };
+        depthwise("reference", kernel, window, 1);
+        float_depthwise("reference", kernel, window);
+    }
+}
+
+/// The ends of an integer stretch of a graph; "MACs" are elements here.
+fn edges(kernel: Kernel) {
+    const LEN: usize = 12 * 16 * 240;
+    let values = pattern(LEN);
+    let real: Vec<f32> = values.iter().map(|&x| f32::from(x) * 0.05).collect();
+    let (mut bytes, mut floats) = (vec![0; LEN], vec![0.0; LEN]);
+    let quantise = Quantise::new(kernel, PARAMS).unwrap();
+    measure("reference", "quantise", LEN, 1, || quantise.run(black_box(&real), black_box(&mut bytes)));
+    measure("reference", "dequantise", LEN, 1, || {
+        dequantise(PARAMS, black_box(&values), black_box(&mut floats));
+    });
+    let add = Add::new(kernel, PARAMS, PARAMS, PARAMS).unwrap();
+    measure("reference", "add", LEN, 1, || {
+        add.run(black_box(&values), black_box(&values), black_box(&mut bytes));
+    });
+}
+
+fn linear(part: &str, kernel: Kernel, rows: usize, inputs: usize, outputs: usize, times: usize) {
+    let spec = LinearSpec {
+        inputs,
+        outputs,
+        weights: &pattern(inputs * outputs),
+        bias: &vec![100; outputs],
+        weight_scales: &vec![0.001; outputs],
+        input: PARAMS,
+        output: PARAMS,
+        activation: Activation::Relu6,
+    };
+    let linear = Linear::new(kernel, &spec).unwrap();
+    let input = pattern(rows * inputs);
+    let mut output = vec![0; rows * outputs];
+    let name = format!("linear-{rows}x{inputs}x{outputs}");
+    measure(part, &name, rows * inputs * outputs, times, || {
+        linear.run(black_box(&input), black_box(&mut output));
+    });
+}
+
+fn depthwise(part: &str, kernel: Kernel, window: Window, times: usize) {
+    let Window { height, width, channels, size, stride, .. } = window;
+    let spec = DepthwiseSpec {
+        window,
+        weights: &pattern(size * size * channels),
+        bias: &vec![100; channels],
+        weight_scales: &vec![0.001; channels],
+        input: PARAMS,
+        output: PARAMS,
+        activation: Activation::Relu6,
+    };
+    let depthwise = Depthwise::new(kernel, &spec).unwrap();
+    let input = pattern(window.input_len());
+    let mut scratch = vec![0; window.scratch_len()];
+    let mut output = vec![0; window.output_len()];
+    let name = format!("depthwise-{size}x{size}s{stride}-{height}x{width}x{channels}");
+    measure(part, &name, window.output_len() * size * size, times, || {
+        depthwise.run(black_box(&input), &mut scratch, black_box(&mut output));
+    });
+}
+
+fn float_depthwise(part: &str, kernel: Kernel, window: Window) {
+    let Window { height, width, channels, size, stride, .. } = window;
+    let real = |len| pattern(len).into_iter().map(f32::from).collect::<Vec<_>>();
+    let (weights, bias) = (real(size * size * channels), real(channels));
+    let spec = FloatDepthwiseSpec { window, weights: &weights, bias: &bias, low: 0.0, high: 6.0 };
+    let depthwise = FloatDepthwise::new(kernel, &spec).unwrap();
+    let input = real(window.input_len());
+    let mut scratch = vec![0.0; window.scratch_len()];
+    let mut output = vec![0.0; window.output_len()];
+    let name = format!("depthwise-f32-{size}x{size}s{stride}-{height}x{width}x{channels}");
+    measure(part, &name, window.output_len() * size * size, 1, || {
+        depthwise.run(black_box(&input), &mut scratch, black_box(&mut output));
+    });
+}
+
+/// Values in [-127, 127] without structure.
+fn pattern(len: usize) -> Vec<i8> {
+    let mix = |index: usize| i8::try_from(index * index * 31 % 255).unwrap_or(-127);
+    (0..len).map(mix).collect()
+}
+
+/// One run, then three. The lines have one length, so that writing them costs the same.
+fn measure(part: &str, name: &str, macs: usize, times: usize, mut run: impl FnMut()) {
+    println!("{part} {name} {macs} {times} 0");
+    run();
+    println!("{part} {name} {macs} {times} 1");
+    for _ in 0..3 {
+        run();
+    }
+    println!("{part} {name} {macs} {times} 4");
+}
