@@ -2,7 +2,7 @@
 //!
 //! One module per station on the data's way:
 //! [`source`] → [`timeline`] → [`frontend`] → [`model`] → [`event`] → [`outbox`] → [`mqtt`];
-//! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`] and [`error`].
+//! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`], [`error`] and [`service`].
 
 pub mod clock;
 pub mod config;
@@ -13,6 +13,7 @@ pub mod model;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
+pub mod service;
 pub mod source;
 pub mod timeline;
 

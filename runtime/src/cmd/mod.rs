@@ -1,6 +1,7 @@
 //! Subcommands, one file each, and the options that they share.
 
 mod bench;
+mod board;
 mod check;
 mod generate;
 mod replay;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use girasol::{
     Result,
     config::{Config, LogFormat, LogLevel},
+    service,
 };
 use girasol_model::Bundle;
 
@@ -28,6 +30,7 @@ enum Command {
     Replay(replay::Replay),
     Check(check::Check),
     Bench(bench::Bench),
+    Board(board::Board),
     Watch(watch::Watch),
     #[command(flatten)]
     Generate(generate::Generate),
@@ -69,6 +72,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Replay(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Board(command) => command.run(),
         Command::Watch(command) => command.run(),
         Command::Generate(command) => command.run(),
     }
@@ -88,6 +92,9 @@ fn start_logging(config: &Config) {
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start within one process is a test's; the first subscriber stays.
     let _ = match config.log.format {
+        LogFormat::Text if service::to_journal() => {
+            builder.with_ansi(false).event_format(service::Journal).try_init()
+        }
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
