@@ -26,6 +26,22 @@ select_target() {
     kernel_headers=/usr/include/$multiarch
 }
 
+# The environment in which `cargo zigbuild --target $triple.$glibc` builds.
+cross_environment() {
+    # zig brings glibc's symbol lists; nothing of the building machine's libc is linked.
+    export PATH="$PWD/.cache/cross/zig/bin:$PATH"
+    command -v cargo-zigbuild >/dev/null || die 'no cargo-zigbuild: bash cross/setup/packages.sh cross'
+
+    # libasound, the only library that is linked besides libc, as a stub: the building machine's own wants a newer glibc.
+    local alsa="$PWD/.cache/cross/$triple/alsa"
+    [[ -f $alsa/libasound.so ]] || bash cross/stub.sh "$triple.$glibc" "/usr/lib/$multiarch/libasound.so.2" "$alsa"
+    local under=${triple//-/_}
+    export PKG_CONFIG_ALLOW_CROSS=1
+    export "PKG_CONFIG_LIBDIR_$under=$alsa"
+    # bindgen (in v4l's sys crate) reads kernel headers, which are the same for every libc.
+    export "BINDGEN_EXTRA_CLANG_ARGS_$under=--target=$clang_target -isystem $kernel_headers"
+}
+
 target_dir() {
     printf '%s' "${CARGO_TARGET_DIR:-$PWD/target}"
 }
