@@ -80,10 +80,9 @@ install_rust() {
 
 build=(ca-certificates curl build-essential pkg-config git)
 demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil python3-pip)
-# libclang is for bindgen; the libasound packages also bring each target's libc, under which the emulator runs its
-# programs. mmdebstrap makes the tree in which the package is tested.
-cross=(libclang-dev libasound2-dev libasound2-dev:arm64 libasound2-dev:armhf qemu-user binutils dpkg-dev lintian
-    systemd mmdebstrap python3 python3-venv)
+# libclang is for bindgen, which reads the header files of each target; under its libc the emulator runs its programs. mmdebstrap makes the tree in which the package is tested.
+cross=(libclang-dev libasound2-dev libasound2-dev:arm64 libasound2-dev:armhf libc6-dev:arm64 libc6-dev:armhf
+    qemu-user binutils dpkg-dev lintian systemd mmdebstrap python3 python3-venv)
 
 add_architectures() {
     local missing=()
