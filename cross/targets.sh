@@ -9,21 +9,20 @@ die() {
     exit 1
 }
 
-# Sets triple, multiarch, debian, loader and what the header search needs.
+# Sets triple, multiarch, debian, emulator, clang_target and headers.
 select_target() {
     case $1 in
     aarch64)
         triple=aarch64-unknown-linux-gnu multiarch=aarch64-linux-gnu debian=arm64
-        emulator=qemu-aarch64 clang_target=aarch64-linux-gnu ;;
+        emulator=qemu-aarch64 clang_target=aarch64-linux-gnu headers=/usr/aarch64-linux-gnu/include ;;
     armv7)
         triple=armv7-unknown-linux-gnueabihf multiarch=arm-linux-gnueabihf debian=armhf
-        emulator=qemu-arm clang_target=armv7-linux-gnueabihf ;;
+        emulator=qemu-arm clang_target=armv7-linux-gnueabihf headers=/usr/arm-linux-gnueabihf/include ;;
     x86_64)
         triple=x86_64-unknown-linux-gnu multiarch=x86_64-linux-gnu debian=amd64
-        emulator='' clang_target=x86_64-linux-gnu ;;
+        emulator='' clang_target=x86_64-linux-gnu headers=/usr/include ;;
     *) die 'TARGET must be aarch64, armv7 or x86_64' ;;
     esac
-    kernel_headers=/usr/include/$multiarch
 }
 
 # The environment in which `cargo zigbuild --target $triple.$glibc` builds.
@@ -39,7 +38,7 @@ cross_environment() {
     export PKG_CONFIG_ALLOW_CROSS=1
     export "PKG_CONFIG_LIBDIR_$under=$alsa"
     # bindgen (in v4l's sys crate) reads kernel headers, which are the same for every libc.
-    export "BINDGEN_EXTRA_CLANG_ARGS_$under=--target=$clang_target -isystem $kernel_headers"
+    export "BINDGEN_EXTRA_CLANG_ARGS_$under=--target=$clang_target -isystem $headers"
 }
 
 target_dir() {

@@ -24,7 +24,7 @@ as_root() {
 
 # True if the package is installed. An upgrade or a hold does not matter.
 have_package() {
-    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+    dpkg-query --show --showformat='${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
 }
 
 install_packages() {
@@ -80,8 +80,9 @@ install_rust() {
 
 build=(ca-certificates curl build-essential pkg-config git)
 demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil python3-pip)
-# libclang is for bindgen, which reads the header files of each target; under its libc the emulator runs its programs. mmdebstrap makes the tree in which the package is tested.
-cross=(libclang-dev libasound2-dev libasound2-dev:arm64 libasound2-dev:armhf libc6-dev:arm64 libc6-dev:armhf
+# libclang is for bindgen, which reads the header files of each target. The emulator runs programs under the libc that
+# comes with the target's libasound. (Foreign libasound2 and not -dev: only its symbols are read.)
+cross=(libclang-dev libasound2-dev libasound2:arm64 libasound2:armhf libc6-dev-arm64-cross libc6-dev-armhf-cross
     qemu-user binutils dpkg-dev lintian systemd mmdebstrap python3 python3-venv)
 
 add_architectures() {
