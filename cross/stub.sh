@@ -18,13 +18,16 @@ objdump -T "$library" | awk '$4 == ".text" && $(NF-1) !~ /^\(/ { print $NF, $(NF
 awk '{ print "void " $1 "(void) {}" }' "$folder/symbols" | sort -u >"$folder/stub.c"
 awk '{ if (!($2 in seen)) { seen[$2] = 1 } list[$2] = list[$2] "    " $1 ";\n" }
      END { for (v in seen) printf "%s {\n%s};\n", v, list[v] }' "$folder/symbols" >"$folder/versions"
-python3 -m ziglang cc --target="$zig_target" -shared -nostdlib -Wl,-soname,libasound.so.2 \
+python3 -m ziglang cc --target="$zig_target" -shared -nostdlib -fno-unwind-tables -fno-asynchronous-unwind-tables -Wl,-soname,libasound.so.2 \
     -Wl,--version-script="$folder/versions" -Wno-builtin-requires-header -Wno-incompatible-library-redeclaration \
     -o "$folder/libasound.so" "$folder/stub.c"
+# Its header files alone: beside them in /usr/include are those of the building machine's libc.
+mkdir "$folder/include"
+ln -s /usr/include/alsa "$folder/include/alsa"
 cat >"$folder/alsa.pc" <<EOF
 Name: alsa
 Description: Advanced Linux Sound Architecture (stub)
 Version: 1.2.8
 Libs: -L$folder -lasound
-Cflags: -I/usr/include
+Cflags: -I$folder/include
 EOF

@@ -1,4 +1,5 @@
 //! Boards as their `/proc` and `/sys` describe them: one file of `boards/` each.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::{fs, path::Path};
 

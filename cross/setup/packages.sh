@@ -81,7 +81,7 @@ install_rust() {
 build=(ca-certificates curl build-essential pkg-config git)
 demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil python3-pip)
 # libclang is for bindgen, which reads the header files of each target. The emulator runs programs under the libc that
-# comes with the target's libasound. (Foreign libasound2 and not -dev: only its symbols are read.)
+# comes with the target's libasound. (Not its -dev: only the symbols are read; the header files are the same.)
 cross=(libclang-dev libasound2-dev libasound2:arm64 libasound2:armhf libc6-dev-arm64-cross libc6-dev-armhf-cross
     qemu-user binutils dpkg-dev lintian systemd mmdebstrap python3 python3-venv)
 
