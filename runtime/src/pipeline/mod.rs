@@ -11,6 +11,6 @@ mod processor;
 mod replay;
 
 pub use duty::DutyControl;
-pub use emit::Emitter;
+pub use emit::{Ages, Emitter};
 pub use processor::{Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};
