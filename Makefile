@@ -12,6 +12,8 @@ CARGO := cargo
 # What decides the demo's order and timing, and how many clips `demo-seeds` tries.
 SEED ?= 1
 N ?= 20
+# What `make cross` builds for: aarch64, armv7 or x86_64.
+TARGET ?= aarch64
 # Network files for the peer bench: yamnet/yamnet_spectra_in.tflite and nanodet-m/nanodet_m.{param,bin}.
 MODELS ?=
 
@@ -34,7 +36,7 @@ demo-seeds: setup ## N clips at full speed, pass or fail for each (about 30 s a 
 	@bash tests/demo/run.sh many $(N)
 
 test: setup ## format, lints, and every test that a change must pass
-	@$(MAKE) --no-print-directory fmt lint shell deny test-demo test-rust
+	@$(MAKE) --no-print-directory fmt lint shell unit deny test-demo test-rust
 
 fmt: ## check the format
 	$(CARGO) fmt --all --check
@@ -48,6 +50,9 @@ shell: ## check the scripts, if shellcheck is installed
 	else \
 		echo 'shellcheck is not installed: scripts not checked'; \
 	fi
+
+unit: ## check the systemd unit: syntax and exposure level, if systemd-analyze is installed
+	@bash cross/check-unit.sh
 
 deny: ## licences, advisories and banned crates, if cargo-deny is installed
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
@@ -122,6 +127,19 @@ model-smoke: model-env ## every training stage on a tiny generated kit (3 minute
 
 model-test: model-env ## tests of the training code; what needs the media kit is skipped without GIRASOL_DATA
 	ORT_DISABLE_TELEMETRY=1 $(MODEL_ENV)/bin/python -m pytest --quiet models/train/tests
+
+cross: ## release binary and .deb for TARGET=aarch64|armv7|x86_64, glibc 2.27 and later
+	@bash cross/setup/packages.sh cross
+	@binary=$$(bash cross/build.sh $(TARGET) | tail -n 1) && \
+		bash cross/symbols.sh "$$binary" && \
+		deb=$$(bash cross/package.sh $(TARGET) "$$binary" | tail -n 1) && \
+		lintian --fail-on error,warning "$$deb" && \
+		ls -l "$$binary" "$$deb"
+
+deb-test: ## install, upgrade, roll back, remove and purge the x86_64 package in a tree of its own (root)
+	@bash cross/setup/packages.sh cross
+	@binary=$$(bash cross/build.sh x86_64 | tail -n 1) && \
+		bash cross/test-package.sh "$$(bash cross/package.sh x86_64 "$$binary" | tail -n 1)"
 
 clean: ## remove what was built and the demo's media
 	$(CARGO) clean

@@ -3,6 +3,7 @@
 #
 #   packages.sh build   compiler, Rust                       (make build)
 #   packages.sh demo    build + ffmpeg, mosquitto, Python    (make demo, make test)
+#   packages.sh cross   build + zig, libclang, libasound of every target, emulator, lintian    (make cross, make deb)
 #
 # Says what it installs, touches nothing when all is there. Needs root or sudo only if something is missing.
 set -euo pipefail
@@ -23,7 +24,7 @@ as_root() {
 
 # True if the package is installed. An upgrade or a hold does not matter.
 have_package() {
-    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+    dpkg-query --show --showformat='${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed
 }
 
 install_packages() {
@@ -37,7 +38,7 @@ install_packages() {
     local install=(env DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends)
     if ! as_root "${install[@]}" "${missing[@]}"; then
         say "the package lists may be old: apt-get update"
-        as_root apt-get update --quiet
+        as_root apt-get update --quiet || say "apt-get update had faults: going on with the lists that it got"
         as_root "${install[@]}" "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
     fi
 }
@@ -79,9 +80,56 @@ install_rust() {
 
 build=(ca-certificates curl build-essential pkg-config git)
 demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil python3-pip)
+# libclang is for bindgen, which reads the header files of each target. The emulator runs programs under the libc that
+# comes with the target's libasound. (Not its -dev: only the symbols are read; the header files are the same.)
+cross=(libclang-dev libasound2-dev libasound2:arm64 libasound2:armhf libc6-dev-arm64-cross libc6-dev-armhf-cross
+    qemu-user binutils dpkg-dev lintian systemd mmdebstrap python3 python3-venv)
+
+add_architectures() {
+    local missing=()
+    for architecture in arm64 armhf; do
+        dpkg --print-foreign-architectures | grep -qx "$architecture" || missing+=("$architecture")
+    done
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    for architecture in "${missing[@]}"; do
+        say "dpkg --add-architecture $architecture"
+        as_root dpkg --add-architecture "$architecture"
+    done
+    as_root apt-get update --quiet || say "apt-get update had faults: going on with the lists that it got"
+}
+
+# The linker, into the work tree.
+install_zig() {
+    local zig=.cache/cross/zig
+    if [[ -f $zig/stamp ]] && cmp --silent "$zig/stamp" cross/setup/zig.txt; then return 0; fi
+    say "pip install (into $zig): $(grep -v '^#' cross/setup/zig.txt | tr '\n' ' ')"
+    rm -rf "$zig"
+    python3 -m venv "$zig"
+    "$zig/bin/pip" install --quiet --disable-pip-version-check --requirement cross/setup/zig.txt
+    cp cross/setup/zig.txt "$zig/stamp"
+}
+
+install_targets() {
+    local rustup installed
+    rustup=$(PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin" command -v rustup) ||
+        die "no rustup: install the standard libraries of the targets yourself"
+    installed=$("$rustup" target list --installed)
+    for triple in aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf x86_64-unknown-linux-gnu; do
+        grep -qx "$triple" <<<"$installed" || "$rustup" target add "$triple"
+    done
+}
+
 case ${1:-} in
     build) install_packages "${build[@]}" ;;
     demo) install_packages "${build[@]}" "${demo[@]}" ;;
-    *) die "usage: packages.sh build|demo" ;;
+    cross)
+        add_architectures
+        install_packages "${build[@]}" "${cross[@]}"
+        ;;
+    *) die "usage: packages.sh build|demo|cross" ;;
 esac
 install_rust
+if [[ $1 == cross ]]; then
+    install_targets
+    install_zig
+fi

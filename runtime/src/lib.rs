@@ -2,8 +2,8 @@
 //!
 //! One module per station on the data's way:
 //! [`source`] → [`timeline`] → [`frontend`] → [`model`] → [`event`] → [`outbox`] → [`mqtt`];
-//! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`] and [`error`]; [`eval`] holds
-//! what comes out against what was there.
+//! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`], [`error`] and [`service`];
+//! [`eval`] holds what comes out against what was there.
 
 pub mod clock;
 pub mod config;
@@ -15,6 +15,7 @@ pub mod model;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
+pub mod service;
 pub mod source;
 pub mod timeline;
 

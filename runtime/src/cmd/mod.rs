@@ -1,6 +1,7 @@
 //! Subcommands, one file each, and the options that they share.
 
 mod bench;
+mod board;
 mod check;
 mod eval;
 mod generate;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use girasol::{
     Result,
     config::{Arithmetic, Config, LogFormat, LogLevel},
+    service,
 };
 use girasol_model::Bundle;
 
@@ -30,6 +32,7 @@ enum Command {
     Check(check::Check),
     Bench(bench::Bench),
     Eval(eval::Eval),
+    Board(board::Board),
     Watch(watch::Watch),
     #[command(flatten)]
     Generate(generate::Generate),
@@ -75,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Board(command) => command.run(),
         Command::Watch(command) => command.run(),
         Command::Generate(command) => command.run(),
     }
@@ -94,6 +98,9 @@ fn start_logging(config: &Config) {
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start within one process is a test's; the first subscriber stays.
     let _ = match config.log.format {
+        LogFormat::Text if service::to_journal() => {
+            builder.with_ansi(false).event_format(service::Journal).try_init()
+        }
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };

@@ -5,7 +5,7 @@ use std::{
     io::{BufWriter, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use girasol::{
     event::{EventIdentity, Origin},
     mqtt::{BundleState, MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
     pipeline::{Ages, Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
+    service::Signals,
     source::clip::{Clip, Want},
     timeline::AssemblerCounters,
 };
@@ -133,7 +134,7 @@ impl Replay {
         };
         let mut session = Session { emitter, publisher, progress, speed, state, started: clock.now(), clock };
         session.publish_state();
-        let stop = stop_on_signals()?;
+        let stop = Signals::stop_flag()?;
         let summary =
             Player::new(clip, processor, Arc::clone(clock)).run(speed, epoch, &stop, &mut session)?;
         session.close();
@@ -173,19 +174,6 @@ impl Replay {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A flag that SIGINT and SIGTERM set, so that open events are ended and `offline` is said; a second signal ends the
-/// process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // In this order: at the first signal the flag is not yet set when the shutdown looks at it.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|e| Error::new(ErrorKind::Internal, "cannot handle signals").cause(e))?;
-    }
-    Ok(stop)
 }
 
 fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {

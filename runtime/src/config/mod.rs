@@ -3,6 +3,7 @@
 //! Precedence: built-in defaults < bundle (thresholds) < TOML file < settings persisted by MQTT command.
 //! docs/reference/config.md is [`reference`]'s output; a test holds it to the code.
 
+mod board;
 mod reference;
 mod span;
 
@@ -14,12 +15,13 @@ use std::{
 use girasol_model::{Labels, ThresholdChoice};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::{reference::reference, span::Span};
+pub use self::{board::BoardConfig, reference::reference, span::Span};
 use crate::{
     Error, ErrorKind, Result,
     event::{EventSettings, LabelSettings, SenseSettings},
     mqtt::MqttSettings,
     outbox::OutboxSettings,
+    service::credential,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -47,6 +49,8 @@ pub struct Config {
     /// What is seen.
     #[serde(deserialize_with = "see_table")]
     pub see: SenseConfig,
+    /// The board's profile and thermal governor.
+    pub board: BoardConfig,
     /// Logging.
     pub log: Log,
 }
@@ -61,6 +65,7 @@ impl Default for Config {
             events: Events::default(),
             hear: SenseSettings::hear().into(),
             see: SenseSettings::see().into(),
+            board: BoardConfig::default(),
             log: Log::default(),
         }
     }
@@ -459,6 +464,9 @@ impl Config {
         if !(5..=3600).contains(&self.mqtt.keep_alive.get().as_secs()) {
             return fault("mqtt.keep_alive", "allowed are 5s to 1h");
         }
+        if let Err((key, message)) = self.board.validate() {
+            return fault(key, message);
+        }
         self.outbox.validate()?;
         for (name, sense) in [("hear", &self.hear), ("see", &self.see)] {
             if !(1..=60).contains(&sense.release_snippets) {
@@ -496,7 +504,7 @@ impl Config {
             prefix: mqtt.topic_prefix.clone(),
             device: self.device.name.clone(),
             username: some(&mqtt.username),
-            password_file: mqtt.password_file.clone(),
+            password_file: mqtt.password_file.clone().or_else(|| credential("mqtt-password")),
             ca_file: mqtt.ca_file.clone(),
             client_cert_file: mqtt.client_cert_file.clone(),
             client_key_file: mqtt.client_key_file.clone(),

@@ -114,6 +114,22 @@ const KEYS: &[(&str, &str, &str)] = &[
         "1–60",
         "Snippets in a row above `on` before an event begins; default from the bundle.",
     ),
+    (
+        "board.profile",
+        "`auto`, a name or a path",
+        "What is known about the board beforehand; `girasol board` shows what was recognised.",
+    ),
+    ("board.governor", "`true` or `false`", "Whether the load is lowered in steps when the board gets hot."),
+    (
+        "board.limit_c",
+        "0 or 30–120",
+        "Temperature at which the board slows itself down; 0: as its profile or its trip points say.",
+    ),
+    (
+        "board.heaviest",
+        "`full`, `fewer_frames`, `alternate_snippets` or `audio_only`",
+        "The heaviest load ever allowed, also when it is cool.",
+    ),
     ("log.level", "`error`, `warn`, `info`, `debug` or `trace`", "Least severe level that is written."),
     ("log.format", "`text` or `json`", "Form of the log lines."),
 ];

@@ -17,7 +17,9 @@ mod watch;
 
 pub use crate::outbox::{MAX_PAYLOAD_BYTES, Message, Qos};
 pub use fault::{Fault, FaultKind};
-pub use payload::{BundleState, Counters, OFFLINE, ONLINE, Origins, SourceState, State, Surprise};
+pub use payload::{
+    BoardState, BundleState, Counters, OFFLINE, ONLINE, Origins, SourceState, State, Surprise,
+};
 pub use publisher::{MqttPublisher, MqttStatus};
 pub use settings::{BrokerUrl, MqttSettings};
 pub use topics::Topics;

@@ -28,6 +28,9 @@ pub struct State {
     pub realtime_factor: Option<f64>,
     /// Resident memory in KiB.
     pub rss_kib: Option<u64>,
+    /// Load and heat of the board; null in a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub board: Option<BoardState>,
     /// Drift of the microphone's clock against the monotonic one, in parts per million.
     pub drift_ppm: Option<f64>,
     /// Seconds since the start of the program.
@@ -50,6 +53,21 @@ pub struct BundleState {
     pub version: String,
     /// SHA-256 of its manifest.
     pub id: String,
+}
+
+/// Load and heat of the board.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoardState {
+    /// How much of the work is done: `full`, `fewer_frames`, `alternate_snippets` or `audio_only`.
+    pub duty: girasol_board::Duty,
+    /// Snippets left out because of that.
+    pub shed: u64,
+    /// Temperature of the hottest zone in use, in °C.
+    pub temperature: Option<f32>,
+    /// The supply voltage is too low; null where nothing tells.
+    pub under_voltage: Option<bool>,
+    /// The processor is slowed down by heat; null where nothing tells.
+    pub throttled: Option<bool>,
 }
 
 /// State of a source.

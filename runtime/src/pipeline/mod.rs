@@ -4,11 +4,13 @@
 //! thread that hands pool slots over bounded queues; the caller's thread assembles and infers. Why: docs/decisions/
 //! 0006-threads-and-queues.md.
 
+mod duty;
 mod emit;
 mod feed;
 mod processor;
 mod replay;
 
+pub use duty::DutyControl;
 pub use emit::{Ages, Emitter};
 pub use processor::{Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};
