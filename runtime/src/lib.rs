@@ -5,6 +5,7 @@
 //! [`pipeline`] joins them by threads and bounded queues. Beside them [`clock`], [`config`] and [`error`].
 
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod error;
 pub mod event;

@@ -11,10 +11,12 @@ mod profile;
 mod surprise;
 mod window;
 
+use std::time::Duration;
+
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
 
 pub use crate::event::Sentence;
-pub use decoder::Prompt;
+pub use decoder::{Asking, Prompt};
 pub use golden::SelfTest;
 pub use profile::{StageCost, median_time};
 
@@ -82,6 +84,23 @@ pub struct Output {
     /// The state was found broken and reset in this step; the probabilities are all 0.
     pub reset: bool,
 }
+
+/// An answer, and what it rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The text and the geometric mean of its tokens' probabilities; an empty text when the window was forgotten
+    /// (a reset) while it was being written.
+    pub sentence: Sentence,
+    /// Start of the oldest snippet in the window.
+    pub from: MonoTime,
+    /// End of the newest.
+    pub to: MonoTime,
+    /// Number of snippets.
+    pub snippets: usize,
+}
+
+/// What the window covers when no snippet is missing.
+const LAST_MINUTE: Duration = Duration::from_millis(960 * WINDOW as u64);
 
 /// The model with its state.
 pub struct Model {
@@ -246,6 +265,19 @@ impl Model {
     /// Writes a sentence about the newest snippet, or answers a question about the window.
     pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
         self.decoder.write(prompt, &self.window, self.now)
+    }
+
+    /// Begins to answer `prompt` from the minute before `now`; `None` when nothing was heard or seen in it.
+    #[must_use]
+    pub fn begin(&self, prompt: &Prompt<'_>, now: MonoTime) -> Option<Asking> {
+        self.decoder.begin(prompt, &self.window, self.now, now.max(self.now) - LAST_MINUTE)
+    }
+
+    /// Writes one token of the answer; `Ok(None)` while it goes on. Snippets and sentences may come in between.
+    pub fn resume(&mut self, asking: &mut Asking) -> Result<Option<Answer>> {
+        let sentence = self.decoder.resume(asking, &self.window)?;
+        let to = asking.last + Duration::from_secs_f32(SNIPPET_SECONDS);
+        Ok(sentence.map(|sentence| Answer { sentence, from: asking.from, to, snippets: asking.snippets }))
     }
 
     /// Encoders: each modality's tokens into the Combiner's inputs; zeros where there is nothing.

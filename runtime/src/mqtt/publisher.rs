@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    BrokerUrl, Fault, FaultKind, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos, Refused,
+    BrokerUrl, Fault, FaultKind, Listener, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos, Refused,
     Topics, driver, topics::is_topic,
 };
 use crate::{
@@ -21,6 +21,8 @@ use crate::{
 
 /// Most retained topics of one publisher.
 const MAX_RETAINED: usize = 64;
+/// Most responses to commands waiting.
+const MAX_REPLIES: usize = 32;
 /// Most QoS-0 messages waiting.
 const MAX_VOLATILE: usize = 64;
 /// Longest clean end when nobody says otherwise.
@@ -53,6 +55,23 @@ impl MqttStatus {
     }
 }
 
+/// Publishes through a running [`MqttPublisher`]; may be cloned and given away.
+#[derive(Clone, Debug)]
+pub struct MqttHandle(Arc<Shared>);
+
+impl MqttHandle {
+    /// Answers a command, at QoS 1 on the connection that stands: whoever asked is no longer waiting on another.
+    pub fn respond(&self, topic: String, payload: Vec<u8>, correlation: Option<Vec<u8>>) {
+        self.0.respond(Reply { topic, payload, correlation });
+    }
+}
+
+impl Publisher for MqttHandle {
+    fn publish(&self, message: Message) -> Result<(), Refused> {
+        self.0.publish(message)
+    }
+}
+
 /// Publishes to a broker from one thread of its own. Dropping it says goodbye within two seconds.
 #[derive(Debug)]
 pub struct MqttPublisher {
@@ -75,8 +94,18 @@ struct Inner {
     outbox: Box<dyn Outbox>,
     retained: Vec<Retained>,
     volatile: VecDeque<Message>,
+    replies: VecDeque<Reply>,
+    /// Events as old as this go to [`Topics::event_replayed`].
+    replayed_after: Duration,
     status: MqttStatus,
     closed: bool,
+}
+
+/// A response to a command; lost with the connection.
+struct Reply {
+    topic: String,
+    payload: Vec<u8>,
+    correlation: Option<Vec<u8>>,
 }
 
 /// The newest message of a retained topic.
@@ -97,6 +126,8 @@ pub(super) struct Task {
     pub(super) message: Message,
     /// Remaining life in whole seconds.
     pub(super) expiry_seconds: Option<u32>,
+    /// Goes back to whoever gave a command.
+    pub(super) correlation: Option<Vec<u8>>,
 }
 
 /// What a message on its way stands for.
@@ -105,6 +136,7 @@ pub(super) enum Ticket {
     Outbox(u64),
     Retained { place: usize, version: u64 },
     Volatile,
+    Reply,
 }
 
 impl MqttPublisher {
@@ -126,15 +158,28 @@ impl MqttPublisher {
         clock: Arc<dyn Clock>,
         outbox: Box<dyn Outbox>,
     ) -> Result<Self> {
+        Self::start_listening(settings, clock, outbox, None)
+    }
+
+    /// Starts publishing with `outbox`, and hands what comes on the topics that `listener` wants over to it.
+    ///
+    /// # Errors
+    /// As [`MqttPublisher::start`].
+    pub fn start_listening(
+        settings: MqttSettings,
+        clock: Arc<dyn Clock>,
+        outbox: Box<dyn Outbox>,
+        listener: Option<Arc<dyn Listener>>,
+    ) -> Result<Self> {
         settings.check()?;
         let (url, topics) =
             (BrokerUrl::parse(&settings.url)?, Topics::new(&settings.prefix, &settings.device)?);
-        let shared = Arc::new(Shared::new(clock, outbox));
+        let shared = Arc::new(Shared::new(clock, outbox, settings.replayed_after));
         let birth = Message { retain: true, ..Message::new(topics.availability(), ONLINE) };
         let _ = shared.publish(birth);
         let (stop, stopped) = watch::channel(None);
         let (history, shared_too) = (driver::History::default(), Arc::clone(&shared));
-        let driver = driver::Driver { history, settings, url, topics, shared: shared_too, stopped };
+        let driver = driver::Driver { history, settings, url, topics, shared: shared_too, stopped, listener };
         let thread = std::thread::Builder::new()
             .name("mqtt".into())
             .spawn(move || driver.run())
@@ -146,6 +191,12 @@ impl MqttPublisher {
     #[must_use]
     pub fn status(&self) -> MqttStatus {
         self.shared.status()
+    }
+
+    /// For publishing from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> MqttHandle {
+        MqttHandle(Arc::clone(&self.shared))
     }
 
     /// Waits until everything accepted so far is settled, for at most `within`. Returns whether it is. Not for the
@@ -195,11 +246,13 @@ impl Drop for MqttPublisher {
 }
 
 impl Shared {
-    fn new(clock: Arc<dyn Clock>, outbox: Box<dyn Outbox>) -> Self {
+    fn new(clock: Arc<dyn Clock>, outbox: Box<dyn Outbox>, replayed_after: Duration) -> Self {
         let inner = Inner {
             outbox,
             retained: Vec::new(),
             volatile: VecDeque::with_capacity(MAX_VOLATILE),
+            replies: VecDeque::with_capacity(MAX_REPLIES),
+            replayed_after,
             status: MqttStatus::default(),
             closed: false,
         };
@@ -221,6 +274,27 @@ impl Shared {
             self.wake.notify_one();
         }
         taken
+    }
+
+    fn respond(&self, reply: Reply) {
+        let mut inner = self.lock();
+        if !inner.status.connected || !is_topic(&reply.topic) {
+            return;
+        }
+        if inner.replies.len() >= MAX_REPLIES {
+            inner.replies.pop_front();
+        }
+        inner.replies.push_back(reply);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Somebody has forgotten what is retained: it is all sent again.
+    pub(super) fn resend_retained(&self) {
+        for retained in &mut self.lock().retained {
+            (retained.sent, retained.settled) = (None, None);
+        }
+        self.wake.notify_one();
     }
 
     /// The next message to send: retained ones first, then the outbox, then what may be lost.
@@ -246,6 +320,7 @@ impl Shared {
         let news =
             inner.status.connected || inner.status.last_fault.as_ref().map(|f| f.kind) != Some(fault.kind);
         inner.drop_volatile();
+        inner.replies.clear();
         inner.status.connected = false;
         inner.status.last_fault = Some(fault.clone());
         self.settled.notify_all();
@@ -273,6 +348,7 @@ impl Shared {
                     }
                 }
             }
+            Ticket::Reply => {}
             Ticket::Volatile => inner.status.volatile_dropped += u64::from(poison),
         }
         self.settled.notify_all();
@@ -359,7 +435,16 @@ impl Inner {
         if let Some(task) = self.next_retained() {
             return Some(task);
         }
-        if let Some(outgoing) = self.outbox.next(now) {
+        if let Some(Reply { topic, payload, correlation }) = self.replies.pop_front() {
+            let message = Message::new(topic, payload);
+            return Some(Task { ticket: Ticket::Reply, message, expiry_seconds: None, correlation });
+        }
+        if let Some(mut outgoing) = self.outbox.next(now) {
+            let age = outgoing.message.expiry.zip(outgoing.expires).map(|(life, end)| now.since(end - life));
+            let stale = i64::try_from(self.replayed_after.as_nanos()).unwrap_or(i64::MAX);
+            if age.is_some_and(|age| age > stale) && outgoing.message.topic.ends_with("/event") {
+                outgoing.message.topic.push_str("/replayed");
+            }
             let life =
                 outgoing.expires.map(|at| u64::try_from(at.since(now)).unwrap_or(0).div_ceil(1_000_000_000));
             let expiry_seconds = life.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
@@ -367,10 +452,11 @@ impl Inner {
                 ticket: Ticket::Outbox(outgoing.seq),
                 message: outgoing.message,
                 expiry_seconds,
+                correlation: None,
             });
         }
         let message = self.volatile.pop_front()?;
-        Some(Task { ticket: Ticket::Volatile, message, expiry_seconds: None })
+        Some(Task { ticket: Ticket::Volatile, message, expiry_seconds: None, correlation: None })
     }
 
     fn next_retained(&mut self) -> Option<Task> {
@@ -379,7 +465,7 @@ impl Inner {
         let retained = self.retained.get_mut(place)?;
         retained.sent = Some(retained.version);
         let ticket = Ticket::Retained { place, version: retained.version };
-        Some(Task { ticket, message: retained.message.clone(), expiry_seconds: None })
+        Some(Task { ticket, message: retained.message.clone(), expiry_seconds: None, correlation: None })
     }
 
     fn is_settled(&self) -> bool {
@@ -402,7 +488,8 @@ mod tests {
     use crate::clock::SimClock;
 
     fn shared() -> Shared {
-        Shared::new(Arc::new(SimClock::default()), Box::new(MemoryOutbox::new(4, 1_000)))
+        let outbox = Box::new(MemoryOutbox::new(4, 1_000));
+        Shared::new(Arc::new(SimClock::default()), outbox, Duration::from_secs(10))
     }
 
     fn retained(payload: &str) -> Message {
@@ -452,6 +539,39 @@ mod tests {
         assert_eq!(again, [b"2"]);
         let counts = shared.status().outbox;
         assert_eq!((counts.queued, counts.acked, counts.poison), (1, 1, 1));
+    }
+
+    #[test]
+    fn an_event_that_comes_late_goes_to_a_topic_of_its_own() {
+        let clock = Arc::new(SimClock::default());
+        let outbox = Box::new(MemoryOutbox::new(4, 1_000));
+        let shared = Shared::new(Arc::clone(&clock) as Arc<dyn Clock>, outbox, Duration::from_secs(10));
+        let hour = Duration::from_secs(3_600);
+        for topic in ["g/d/event", "g/d/why"] {
+            shared.publish(Message::new(topic, "").expires_after(hour)).unwrap();
+        }
+        let topics = || -> Vec<_> { std::iter::from_fn(|| shared.next()).map(|t| t.message.topic).collect() };
+        shared.connected();
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(topics(), ["g/d/event", "g/d/why"]);
+        shared.connected();
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(topics(), ["g/d/event/replayed", "g/d/why"]);
+    }
+
+    #[test]
+    fn responses_are_bounded_and_lost_with_the_connection() {
+        let shared = shared();
+        let reply = |n: usize| Reply { topic: "a".into(), payload: n.to_string().into(), correlation: Some(vec![7]) };
+        shared.respond(reply(0));
+        assert!(shared.next().is_none(), "nobody waits for it");
+        shared.connected();
+        (0..MAX_REPLIES + 1).for_each(|n| shared.respond(reply(n)));
+        let first = shared.next().unwrap();
+        assert_eq!((first.message.payload, first.correlation), (b"1".to_vec(), Some(vec![7])));
+        shared.lost(&Fault::new(FaultKind::Closed, "gone"));
+        shared.connected();
+        assert!(shared.next().is_none());
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct MqttSettings {
     pub queue_bytes: usize,
     /// Age at which an event is no longer worth sending.
     pub event_expiry: Duration,
+    /// Age from which on an event is sent to the topic for replayed ones, so that nothing acts upon it.
+    pub replayed_after: Duration,
 }
 
 impl Default for MqttSettings {
@@ -66,6 +68,7 @@ impl Default for MqttSettings {
             queue_messages: 4_096,
             queue_bytes: 4 << 20,
             event_expiry: Duration::from_secs(24 * 3_600),
+            replayed_after: Duration::from_secs(10),
         }
     }
 }

@@ -48,6 +48,30 @@ impl Topics {
         self.topic("event")
     }
 
+    /// Events that come too late to act upon, never retained.
+    #[must_use]
+    pub fn event_replayed(&self) -> String {
+        self.topic("event/replayed")
+    }
+
+    /// Sentences about what goes on.
+    #[must_use]
+    pub fn caption(&self) -> String {
+        self.topic("caption")
+    }
+
+    /// Where commands are sent to: `command/<name>`.
+    #[must_use]
+    pub fn command(&self, name: &str) -> String {
+        self.topic(&format!("command/{name}"))
+    }
+
+    /// Answers to commands that name no topic of their own.
+    #[must_use]
+    pub fn response(&self) -> String {
+        self.topic("response")
+    }
+
     /// Why events were sent or not.
     #[must_use]
     pub fn why(&self) -> String {
@@ -72,7 +96,7 @@ impl Topics {
 }
 
 /// Whether a message can be published to `topic`.
-pub(super) fn is_topic(topic: &str) -> bool {
+pub(crate) fn is_topic(topic: &str) -> bool {
     !topic.is_empty()
         && topic.len() <= MAX_TOPIC_BYTES
         && !topic.contains(['+', '#'])

@@ -39,6 +39,7 @@ impl<'a> Emitter<'a> {
         let (topic, payload) = match product {
             Product::Event(event) => (self.topics.event(), serde_json::to_vec(event)),
             Product::Why(why) => (self.topics.why(), serde_json::to_vec(why)),
+            Product::Caption(caption) => (self.topics.caption(), serde_json::to_vec(caption)),
         };
         let Ok(payload) = payload else {
             tracing::error!("an event could not be written as JSON");

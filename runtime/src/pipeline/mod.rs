@@ -6,9 +6,11 @@
 
 mod emit;
 mod feed;
+mod operator;
 mod processor;
 mod replay;
 
 pub use emit::Emitter;
-pub use processor::{Processor, Product, Report};
+pub use operator::Operator;
+pub use processor::{Caption, Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};
