@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod generate;
+mod operate;
 mod replay;
 mod watch;
 

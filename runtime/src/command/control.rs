@@ -278,7 +278,13 @@ mod tests {
         let live = |quiet| {
             let events = EventSettings::default();
             let (paused, caption_every) = (Paused::default(), Duration::ZERO);
-            Order::Configure(Box::new(Live { events, quiet, quiet_labels: Vec::new(), paused, caption_every }))
+            Order::Configure(Box::new(Live {
+                events,
+                quiet,
+                quiet_labels: Vec::new(),
+                paused,
+                caption_every,
+            }))
         };
         assert!(control.order(live(false)) && control.order(live(true)));
         assert_eq!(control.next_order(|_| true), Some(live(true)));

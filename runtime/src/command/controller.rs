@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Command, Control, Fault, FaultCode, Incoming, Live, Order, Outcome, Paused, Report, Response, Store, Ticket,
+    Command, Control, Fault, FaultCode, Incoming, Live, Order, Outcome, Paused, Report, Response, Store,
+    Ticket,
     limit::{Limit, Verdict},
     request,
     schedule::{self, Hours},
@@ -56,6 +57,7 @@ pub struct Setup {
 
 /// How settings stand, for the `state` topic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Standing {
     /// Setting → value in force.
     pub settings: BTreeMap<String, Value>,
@@ -165,7 +167,9 @@ impl Controller {
             let fits = settable(&key, &setup.labels).and_then(|()| Effective::new(&setup, &more).map(drop));
             match fits {
                 Ok(()) => overrides = more,
-                Err(what) => tracing::warn!(key, what, "a setting made by command no longer fits and is left out"),
+                Err(what) => {
+                    tracing::warn!(key, what, "a setting made by command no longer fits and is left out")
+                }
             }
         }
         let effective = Effective::new(&setup, &overrides)
@@ -203,7 +207,8 @@ impl Controller {
         match self.limit.judge(now) {
             Verdict::Take => {}
             Verdict::Complain => {
-                let fault = Fault::new(FaultCode::RateLimited, "too many commands: at most 2 a second, 10 at once");
+                let fault =
+                    Fault::new(FaultCode::RateLimited, "too many commands: at most 2 a second, 10 at once");
                 return Some(self.respond(&sender, Err(fault)));
             }
             Verdict::Drop => {
@@ -286,7 +291,12 @@ impl Controller {
         responses
     }
 
-    fn carry_out(&mut self, command: Command, sender: &Sender, now: MonoTime) -> Result<Option<Value>, Fault> {
+    fn carry_out(
+        &mut self,
+        command: Command,
+        sender: &Sender,
+        now: MonoTime,
+    ) -> Result<Option<Value>, Fault> {
         match command {
             Command::Pause(sense) => self.pause(sense, true).map(Some),
             Command::Resume(sense) => self.pause(sense, false).map(Some),
@@ -337,8 +347,8 @@ impl Controller {
         if overrides == self.overrides {
             return Ok(());
         }
-        let effective = Effective::new(&self.setup, &overrides)
-            .map_err(|what| Fault::new(FaultCode::Invalid, what))?;
+        let effective =
+            Effective::new(&self.setup, &overrides).map_err(|what| Fault::new(FaultCode::Invalid, what))?;
         self.setup.store.save(&overrides).map_err(|e| Fault::new(FaultCode::NotSaved, e.to_string()))?;
         (self.overrides, self.effective) = (overrides, effective);
         self.put_in_force();
@@ -366,7 +376,8 @@ impl Controller {
             ("state", before.state != file.state),
             ("log", before.log != file.log),
         ];
-        let restart: Vec<_> = restart.iter().filter(|(_, changed)| *changed).map(|(table, _)| *table).collect();
+        let restart: Vec<_> =
+            restart.iter().filter(|(_, changed)| *changed).map(|(table, _)| *table).collect();
         self.setup.written = written;
         self.effective = effective;
         self.put_in_force();
@@ -380,7 +391,9 @@ impl Controller {
         now: MonoTime,
         order: impl FnOnce(Ticket) -> Order,
     ) -> Result<Option<Value>, Fault> {
-        let busy = || Fault::new(FaultCode::Busy, format!("{MAX_UNDER_WAY} questions are under way: ask again soon"));
+        let busy = || {
+            Fault::new(FaultCode::Busy, format!("{MAX_UNDER_WAY} questions are under way: ask again soon"))
+        };
         if self.under_way.len() >= MAX_UNDER_WAY {
             return Err(busy());
         }
@@ -425,7 +438,8 @@ impl Controller {
         }
         let plain = ["hear.paused", "see.paused", "hear.enabled", "see.enabled", "events.why", "quiet.hours"];
         let plain = plain.iter().copied().chain(["quiet.time_zone", "model.thresholds", "mqtt.url"]);
-        let of_labels = self.overrides.keys().chain(&self.setup.written).filter(|key| key.contains(".labels."));
+        let of_labels =
+            self.overrides.keys().chain(&self.setup.written).filter(|key| key.contains(".labels."));
         for key in plain.chain(of_labels.map(String::as_str)) {
             let Some(value) = self.effective.config.get(key) else { continue };
             standing.settings.insert(key.to_owned(), value);
@@ -498,10 +512,11 @@ impl Effective {
     fn new(setup: &Setup, overrides: &Overrides) -> Result<Self, String> {
         let config = setup.file.with(overrides)?;
         let settings = config.event_settings();
-        let states = |sense: &SenseSettings, labels: &[Label]| -> Result<BTreeMap<String, LabelState>, String> {
+        let states = |sense: &SenseSettings,
+                      labels: &[Label]|
+         -> Result<BTreeMap<String, LabelState>, String> {
             let state = |label: &Label| {
-                let (gate, enabled) =
-                    sense.gate(settings.thresholds, label).map_err(|e| e.to_string())?;
+                let (gate, enabled) = sense.gate(settings.thresholds, label).map_err(|e| e.to_string())?;
                 let (on, off) = (rounded(gate.on), rounded(gate.off));
                 Ok((label.id.clone(), LabelState { enabled, on, off, quiet: false }))
             };

@@ -124,11 +124,17 @@ fn the_latest_word_counts_and_every_origin_is_told() {
     let live = bench.configured();
     assert_eq!(live.events.hear.labels["dog_bark"].on, Some(0.9));
     let unset = bench.ask("unset", r#"{"key":"hear.labels.dog_bark.on"}"#);
-    assert_eq!((&unset["result"]["origin"], bench.control.standing().hear["dog_bark"].on), (&json!("file"), 0.7));
+    assert_eq!(
+        (&unset["result"]["origin"], bench.control.standing().hear["dog_bark"].on),
+        (&json!("file"), 0.7)
+    );
     let _ = bench.ask("set", r#"{"key":"hear.labels.cough.enabled","value":false}"#);
     assert!(!bench.control.standing().hear["cough"].enabled);
     let unset = bench.ask("unset", r#"{"key":"hear.labels.cough.enabled"}"#);
-    assert_eq!(unset["result"], json!({"key": "hear.labels.cough.enabled", "value": null, "origin": "bundle"}));
+    assert_eq!(
+        unset["result"],
+        json!({"key": "hear.labels.cough.enabled", "value": null, "origin": "bundle"})
+    );
     assert!(bench.control.standing().hear["cough"].enabled);
 }
 
@@ -242,7 +248,8 @@ fn a_question_is_answered_when_the_report_comes() {
     };
     assert_eq!(bench.controller.handle(incoming.clone(), bench.now), None);
     assert_eq!(bench.controller.handle(incoming.clone(), bench.now), None, "a repetition waits, too");
-    let Some(Order::Ask { ticket, question }) = bench.control.next_order(|o| matches!(o, Order::Ask { .. })) else {
+    let Some(Order::Ask { ticket, question }) = bench.control.next_order(|o| matches!(o, Order::Ask { .. }))
+    else {
         panic!("no order")
     };
     assert_eq!(question, "is anyone speaking?");

@@ -75,7 +75,8 @@ fn parse_days(text: &str) -> Option<[bool; 7]> {
 /// Minutes of the day of `HH:MM`, at most 24:00.
 fn minutes(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
-    let number = |s: &str| (s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten();
+    let number =
+        |s: &str| (s.len() == 2 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse().ok()).flatten();
     let (hours, minutes): (u16, u16) = (number(hours)?, number(minutes)?);
     let all = hours * 60 + minutes;
     (minutes < 60 && all <= DAY).then_some(all)
@@ -102,7 +103,9 @@ pub fn time_zone(name: &str) -> Result<TimeZone, String> {
     }
     TimeZone::get(name).map_err(|_| {
         let shown: String = name.chars().filter(|c| !c.is_control()).take(40).collect();
-        format!("the system knows no time zone `{shown}`: use a name like Europe/Berlin; is tzdata installed?")
+        format!(
+            "the system knows no time zone `{shown}`: use a name like Europe/Berlin; is tzdata installed?"
+        )
     })
 }
 
@@ -132,9 +135,13 @@ mod tests {
     #[test]
     fn a_night_ends_in_the_morning_of_the_next_day() {
         // Wednesday 2026-01-14, winter time: UTC + 1.
-        for (utc, expected) in
-            [("20:59:59", false), ("21:00:00", true), ("23:30:00", true), ("05:59:59", true), ("06:00:00", false)]
-        {
+        for (utc, expected) in [
+            ("20:59:59", false),
+            ("21:00:00", true),
+            ("23:30:00", true),
+            ("05:59:59", true),
+            ("06:00:00", false),
+        ] {
             assert_eq!(quiet("22:00-07:00", &format!("2026-01-14T{utc}Z")), expected, "{utc}");
         }
     }
@@ -188,7 +195,16 @@ mod tests {
     #[test]
     fn the_whole_day_and_nonsense() {
         assert!(quiet("00:00-24:00", "2026-01-14T22:59:59Z"));
-        for bad in ["", "22:00", "7:00-8:00", "24:00-07:00", "12:00-12:00", "12:60-13:00", "noon 1:00-2:00", "xx 01:00-02:00"] {
+        for bad in [
+            "",
+            "22:00",
+            "7:00-8:00",
+            "24:00-07:00",
+            "12:00-12:00",
+            "12:60-13:00",
+            "noon 1:00-2:00",
+            "xx 01:00-02:00",
+        ] {
             assert!(Hours::parse(bad).is_err(), "{bad}");
         }
         assert!(parse_all(&vec!["01:00-02:00".to_owned(); 33]).is_err());

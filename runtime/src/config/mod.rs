@@ -439,7 +439,8 @@ impl Config {
             return fault("mqtt.url", "must start with mqtt:// or mqtts://, like mqtt://localhost:1883");
         }
         let prefix = &self.homeassistant.prefix;
-        if prefix.is_empty() || prefix.len() > 64 || !crate::mqtt::is_topic(prefix) || prefix.starts_with('$') {
+        if prefix.is_empty() || prefix.len() > 64 || !crate::mqtt::is_topic(prefix) || prefix.starts_with('$')
+        {
             return fault("homeassistant.prefix", "use 1 to 64 characters without `+` and `#`");
         }
         if let Err(what) = schedule::time_zone(&self.quiet.time_zone) {

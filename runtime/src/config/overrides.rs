@@ -35,7 +35,11 @@ pub fn settable(key: &str, labels: &Labels) -> Result<(), String> {
     }
     let parts: Vec<_> = key.split('.').collect();
     let [sense, "labels", label, leaf] = parts[..] else {
-        return Err(format!("may be {}, or (hear|see).labels.<label>.({})", PLAIN.join(", "), OF_LABEL.join("|")));
+        return Err(format!(
+            "may be {}, or (hear|see).labels.<label>.({})",
+            PLAIN.join(", "),
+            OF_LABEL.join("|")
+        ));
     };
     let known = match sense {
         "hear" => &labels.audible,

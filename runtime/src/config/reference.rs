@@ -102,13 +102,21 @@ const KEYS: &[(&str, &str, &str)] = &[
         "When no event begins. A time that ends before it begins lasts until the next day. Applied only while the clock \
          is known to be set.",
     ),
-    ("quiet.time_zone", "IANA name", "Time zone of all quiet hours, like `Europe/Berlin`; empty means the system's."),
+    (
+        "quiet.time_zone",
+        "IANA name",
+        "Time zone of all quiet hours, like `Europe/Berlin`; empty means the system's.",
+    ),
     (
         "commands.enabled",
         "`true` or `false`",
         "Whether commands are taken over MQTT. Whoever may publish to the command topics can then operate the device.",
     ),
-    ("homeassistant.discovery", "`true` or `false`", "Whether the device announces itself to Home Assistant."),
+    (
+        "homeassistant.discovery",
+        "`true` or `false`",
+        "Whether the device announces itself to Home Assistant.",
+    ),
     ("homeassistant.prefix", "text", "First part of Home Assistant's discovery topics."),
     (
         "state.directory",
@@ -170,8 +178,9 @@ mod tests {
             on: Some(0.5),
             off: Some(0.25),
             min_snippets: Some(2),
+            quiet: vec!["22:00-07:00".into()],
         };
-        config.hear.labels.insert("<label>".into(), label);
+        config.hear.labels.insert("<label>".into(), label.clone());
         config.see.labels.insert("<label>".into(), label);
         config
     }

@@ -226,7 +226,10 @@ fn quiet_hours_begin_nothing_and_cut_nothing_off() {
 fn new_settings_are_taken_over_whole_or_not_at_all() {
     let (mut engine, mut narrator) = (engine(EventSettings::default()), Counting(0));
     let mut settings = EventSettings::default();
-    settings.hear.labels.insert("dog_bark".into(), LabelSettings { enabled: Some(false), ..LabelSettings::default() });
+    settings
+        .hear
+        .labels
+        .insert("dog_bark".into(), LabelSettings { enabled: Some(false), ..LabelSettings::default() });
     let mut wrong = settings.clone();
     wrong.see.labels.insert("cat".into(), LabelSettings { on: Some(1.5), ..LabelSettings::default() });
     assert!(engine.reconfigure(&manifest(), wrong).is_err());

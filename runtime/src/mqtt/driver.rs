@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use rumqttc::{
     AsyncClient, ClientError, ConnAck, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
-    PublishOptions, PublishProperties, QoS, RetainForwardRule, StateError, SubscribeFilter, SubscribeReasonCode,
+    PublishOptions, PublishProperties, QoS, RetainForwardRule, StateError, SubscribeFilter,
+    SubscribeReasonCode,
 };
 use tokio::{
     sync::watch,
@@ -322,7 +323,9 @@ impl Ears {
             Event::Incoming(Packet::SubAck(ack)) => {
                 let refused = |code: &&SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
                 if let Some(code) = ack.return_codes.iter().find(refused) {
-                    warn!("mqtt: the broker does not let us subscribe ({code:?}): no commands; check its ACL");
+                    warn!(
+                        "mqtt: the broker does not let us subscribe ({code:?}): no commands; check its ACL"
+                    );
                 }
             }
             _ => {}

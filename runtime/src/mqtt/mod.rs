@@ -6,18 +6,21 @@
 //! are described in docs/reference/mqtt.md and held against docs/reference/schemas by the tests.
 
 mod backoff;
+mod commands;
 mod connection;
 mod driver;
 mod fault;
+pub mod homeassistant;
 mod payload;
 mod publisher;
 mod settings;
 mod topics;
 mod watch;
 
+pub use self::commands::{CommandListener, MqttOutlet};
 pub use crate::outbox::{MAX_PAYLOAD_BYTES, Message, Qos};
 pub use fault::{Fault, FaultKind};
-pub use payload::{BundleState, Counters, OFFLINE, ONLINE, Origins, SourceState, State, Surprise};
+pub use payload::{BundleState, Counters, OFFLINE, ONLINE, SourceState, State, Surprise};
 pub use publisher::{MqttHandle, MqttPublisher, MqttStatus};
 pub use settings::{BrokerUrl, MqttSettings};
 pub use topics::Topics;

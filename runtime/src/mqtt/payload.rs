@@ -1,8 +1,8 @@
 //! Payloads beside events: availability, state and surprise, version 1.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use crate::command::Standing;
 
 /// Availability while connected. Plain text, as Home Assistant expects it.
 pub const ONLINE: &str = "online";
@@ -28,18 +28,24 @@ pub struct State {
     pub realtime_factor: Option<f64>,
     /// Resident memory in KiB.
     pub rss_kib: Option<u64>,
+    /// Kernels of the matrix products, as chosen for this CPU.
+    pub kernels: Option<String>,
+    /// Board profile.
+    pub profile: Option<String>,
+    /// Temperature of the board.
+    pub temperature_c: Option<f64>,
+    /// Step of the duty cycle; 0 is full.
+    pub duty: Option<u32>,
     /// Drift of the microphone's clock against the monotonic one, in parts per million.
     pub drift_ppm: Option<f64>,
     /// Seconds since the start of the program.
     pub uptime: f64,
     /// What has been counted since then.
     pub counters: Counters,
-    /// Setting → where its value comes from (`default`, `bundle`, `file`, `command`).
-    pub origins: Origins,
+    /// Settings in force and where they come from.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
-
-/// Setting → where its value comes from.
-pub type Origins = BTreeMap<String, String>;
 
 /// The bundle in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

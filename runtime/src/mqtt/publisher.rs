@@ -10,8 +10,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    BrokerUrl, Fault, FaultKind, Listener, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos, Refused,
-    Topics, driver, topics::is_topic,
+    BrokerUrl, Fault, FaultKind, Listener, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos,
+    Refused, Topics, driver, topics::is_topic,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -562,7 +562,8 @@ mod tests {
     #[test]
     fn responses_are_bounded_and_lost_with_the_connection() {
         let shared = shared();
-        let reply = |n: usize| Reply { topic: "a".into(), payload: n.to_string().into(), correlation: Some(vec![7]) };
+        let reply =
+            |n: usize| Reply { topic: "a".into(), payload: n.to_string().into(), correlation: Some(vec![7]) };
         shared.respond(reply(0));
         assert!(shared.next().is_none(), "nobody waits for it");
         shared.connected();
