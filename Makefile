@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
+.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-examples test-rust test-long test-fleet bench bench-peer clean
 
 # mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
 export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -33,7 +33,7 @@ demo-seeds: setup ## N clips at full speed, pass or fail for each (about 30 s a 
 	@bash tests/demo/run.sh many $(N)
 
 test: setup ## format, lints, and every test that a change must pass
-	@$(MAKE) --no-print-directory fmt lint shell deny test-demo test-rust
+	@$(MAKE) --no-print-directory fmt lint shell deny test-demo test-examples test-rust
 
 fmt: ## check the format
 	$(CARGO) fmt --all --check
@@ -58,12 +58,18 @@ deny: ## licences, advisories and banned crates, if cargo-deny is installed
 test-demo: ## the demo's own judgement
 	/usr/bin/python3 -m unittest discover --start-directory tests/demo
 
+test-examples: ## the examples of consumers, as far as they need neither broker nor Home Assistant
+	/usr/bin/python3 -B -m unittest discover --start-directory tests/examples
+
 test-rust: ## unit, property, integration and whole-program tests; the demo's profile, so dependencies compile once
 	$(CARGO) test --release --workspace --locked
 
 test-long: setup ## the long tiers: ignored tests (soak and the like), then 20 demo clips
 	$(CARGO) test --release --workspace --locked -- --ignored
 	@$(MAKE) --no-print-directory demo-seeds
+
+test-fleet: setup ## 500 publishers against one mosquitto: no cross-talk, every event once, what a board costs
+	ulimit -n 8192; $(CARGO) test --release --workspace --locked --test fleet -- --ignored --nocapture
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle

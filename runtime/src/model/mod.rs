@@ -439,6 +439,43 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_in_slices_is_the_answer_in_one_whatever_comes_between() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let prompt = Prompt::Ask("is anyone speaking?");
+        assert!(model.begin(&prompt, MonoTime(0)).is_none(), "nothing was heard or seen");
+        let mel: Vec<f32> = (0..MEL_VALUES).map(|i| (i % 17) as f32 / 4.0 - 3.0).collect();
+        let frame: Vec<f32> = (0..FRAME_VALUES).map(|i| (i % 11) as f32 / 11.0 - 0.5).collect();
+        for index in 0..5 {
+            model.step(&input(index, &mel, &frame)).unwrap();
+        }
+        let whole = model.write(&prompt).unwrap();
+        let now = MonoTime(5 * 960_000_000);
+        let mut asking = model.begin(&prompt, now).unwrap();
+        let label = model.manifest().labels.audible[0].id.clone();
+        let (mut slices, mut index) = (0, 5);
+        let answer = loop {
+            slices += 1;
+            if let Some(answer) = model.resume(&mut asking).unwrap() {
+                break answer;
+            }
+            // Another snippet and an event's sentence every few tokens.
+            if slices % 4 == 0 {
+                model.step(&input(index, &mel, &frame)).unwrap();
+                model.write(&Prompt::Heard(&label)).unwrap();
+                index += 1;
+            }
+        };
+        assert!(slices > 4 && index > 5);
+        assert_eq!(answer.sentence, whole);
+        assert_eq!((answer.from, answer.to, answer.snippets), (MonoTime(0), now, 5));
+        // A minute later there is nothing left to answer from.
+        assert!(model.begin(&prompt, MonoTime(70 * 1_000_000_000)).is_none());
+        let mut asking = model.begin(&prompt, now).unwrap();
+        model.reset().unwrap();
+        assert_eq!(model.resume(&mut asking).unwrap().unwrap().sentence, Sentence::default());
+    }
+
+    #[test]
     fn the_shipped_bundle_computes_what_it_was_made_to() {
         let bundle = bundle();
         let mut model = Model::load(&bundle).unwrap();
