@@ -10,7 +10,9 @@ use std::{
 
 use girasol::{
     clock::{MonoTime, RealClock},
-    event::{ClockWall, EndReason, EventEngine, EventIdentity, EventSettings, Origin, Scores, Silent, SnippetInfo},
+    event::{
+        ClockWall, EndReason, EventEngine, EventIdentity, EventSettings, Origin, Scores, Silent, SnippetInfo,
+    },
     mqtt::{Message, MqttPublisher, MqttSettings, Publisher, Topics},
 };
 use girasol_model::{Bundle, Manifest};
@@ -147,7 +149,10 @@ fn five_hundred_boards_keep_apart_and_every_event_arrives_once() {
         assert!(keeps_to_schema("event", &event).is_empty() || ids.len() > 200, "{event}");
         let device = event["device"].as_str().unwrap_or_default().to_owned();
         assert_eq!(message.topic, format!("girasol/{device}/event"), "cross-talk");
-        assert!(ids.insert((device.clone(), event["id"].to_string(), event["seq"].to_string())), "twice: {event}");
+        assert!(
+            ids.insert((device.clone(), event["id"].to_string(), event["seq"].to_string())),
+            "twice: {event}"
+        );
         heard.entry(device).or_default().push(message.payload.clone());
     }
     for board in &boards {

@@ -19,6 +19,8 @@ pub(super) struct Settings {
     pub(super) config: Config,
     /// Where it was named, to read it again.
     pub(super) path: Option<PathBuf>,
+    /// The bundle that the command line names.
+    pub(super) bundle: Option<PathBuf>,
     /// Labels of the bundle.
     pub(super) labels: Labels,
     /// Whether settings made by command are loaded and kept.
@@ -69,12 +71,12 @@ pub(super) fn standing(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<St
 }
 
 fn controller(settings: &Settings, clock: &Arc<dyn Clock>, control: &Arc<Control>) -> Result<Controller> {
-    let Settings { config, path, labels, keep } = settings;
+    let Settings { config, path, bundle, labels, keep } = settings;
     let store: Box<dyn Store> = match keep {
         true => Box::new(FileStore::new(config.state.directory.clone())),
         false => Box::new(NoStore),
     };
-    let (again, wall) = (path.clone(), ClockWall(Arc::clone(clock)));
+    let (again, bundle, wall) = (path.clone(), bundle.clone(), ClockWall(Arc::clone(clock)));
     let now = Arc::clone(clock);
     let setup = Setup {
         device: config.device.name.clone(),
@@ -83,7 +85,13 @@ fn controller(settings: &Settings, clock: &Arc<dyn Clock>, control: &Arc<Control
         written: written(path),
         store,
         control: Arc::clone(control),
-        reload: Box::new(move || Ok((Config::load(again.as_deref())?, written(&again)))),
+        reload: Box::new(move || {
+            let mut config = Config::load(again.as_deref())?;
+            if let Some(bundle) = &bundle {
+                config.model.bundle.clone_from(bundle);
+            }
+            Ok((config, written(&again)))
+        }),
         wall: Box::new(move || wall.at(now.now()).ms),
     };
     Controller::new(setup, clock.now())

