@@ -36,7 +36,7 @@ demo-seeds: setup ## N clips at full speed, pass or fail for each (about 30 s a 
 	@bash tests/demo/run.sh many $(N)
 
 test: setup ## format, lints, and every test that a change must pass
-	@$(MAKE) --no-print-directory fmt lint shell unit deny test-demo test-rust
+	@$(MAKE) --no-print-directory fmt lint shell unit deny test-demo test-examples test-rust
 
 fmt: ## check the format
 	$(CARGO) fmt --all --check
@@ -63,6 +63,9 @@ deny: ## licences, advisories and banned crates, if cargo-deny is installed
 
 test-demo: ## the demo's own judgement
 	/usr/bin/python3 -m unittest discover --start-directory tests/demo
+
+test-examples: ## the examples of consumers, as far as they need neither broker nor Home Assistant
+	/usr/bin/python3 -B -m unittest discover --start-directory tests/examples
 
 test-rust: ## unit, property, integration and whole-program tests; the demo's profile, so dependencies compile once
 	$(CARGO) test --release --workspace --locked
@@ -99,6 +102,9 @@ count-accept: ## take today's instruction counts as the baseline
 
 miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
 	@bash cross/arm/miri.sh
+
+test-fleet: setup ## 500 publishers against one mosquitto: no cross-talk, every event once, what a board costs
+	ulimit -n 8192; $(CARGO) test --release --workspace --locked --test fleet -- --ignored --nocapture
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle

@@ -6,6 +6,7 @@
 //! [`eval`] holds what comes out against what was there.
 
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod error;
 pub mod eval;

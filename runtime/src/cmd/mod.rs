@@ -5,6 +5,7 @@ mod board;
 mod check;
 mod eval;
 mod generate;
+mod operate;
 mod replay;
 mod watch;
 

@@ -13,16 +13,22 @@ use clap::{Args, ValueEnum};
 use girasol::{
     Error, ErrorKind, Result,
     clock::{Clock, MonoTime, RealClock},
+    command::{Control, Standing},
     config::Config,
     event::{EventIdentity, Origin},
     mqtt::{BundleState, MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
-    pipeline::{Ages, Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
+    pipeline::{
+        Ages, Emitter, Listener, Operator, Processor, Product, Replay as Player, Report, Speed, Summary,
+    },
     service::Signals,
     source::clip::{Clip, Want},
     timeline::AssemblerCounters,
 };
 
-use super::rss_kib;
+use super::{
+    operate::{self, Operations, Settings},
+    rss_kib,
+};
 
 /// Snippets between two publications of the state: about half a minute.
 const STATE_EVERY: u64 = 32;
@@ -72,22 +78,43 @@ impl Replay {
     pub(super) fn run(self) -> Result<ExitCode> {
         let config = self.config.load()?;
         let clock: Arc<dyn Clock> = Arc::new(RealClock);
-        let want = Want { audio: !self.video_only, video: !self.audio_only };
+        let want = self.want(&config)?;
         let clip = Clip::open(&self.clip, want)?;
         let bundle = self.config.open_bundle(&config)?;
+        let settings = Settings {
+            config: config.clone(),
+            path: self.config.config.clone(),
+            bundle: self.config.bundle.clone(),
+            labels: bundle.manifest().labels.clone(),
+            keep: config.commands.enabled && !self.full_speed,
+        };
         let identity = |bundle: &str| EventIdentity {
             device: config.device.name.clone(),
             origin: Origin::Replay { clip: clip.id_hex(), bundle: bundle.to_owned() },
         };
         let mut processor = Processor::new(&bundle, config.event_settings(), identity, Arc::clone(&clock))?;
 
-        let settings = config.mqtt_settings();
-        let on_disk = settings.outbox.directory.is_some();
-        let publisher = match self.no_mqtt {
-            true => None,
-            false => Some(MqttPublisher::start(settings, Arc::clone(&clock))?),
+        let mqtt = config.mqtt_settings();
+        let on_disk = mqtt.outbox.directory.is_some();
+        // What runs faster than life cannot be operated, and is no device for Home Assistant.
+        let (mut operator, publisher) = match (self.full_speed, self.no_mqtt) {
+            (true, true) => (None, None),
+            (true, false) => (None, Some(MqttPublisher::start(mqtt, Arc::clone(&clock))?)),
+            (false, no_mqtt) => {
+                let (operations, publisher) = Operations::start(&settings, &clock, !no_mqtt)?;
+                let control = Arc::clone(&operations.control);
+                let operator = Operator::new(control, bundle, config.device.name.clone());
+                (Some((operator, operations)), publisher)
+            }
         };
-        let (summary, events) = self.play(&config, clip, &mut processor, &clock, publisher.as_ref())?;
+        let standing = match &operator {
+            Some((_, operations)) => operations.control.standing(),
+            None => operate::standing(&settings, &clock)?,
+        };
+        let operator_only = operator.as_mut().map(|(operator, _)| operator);
+        let stage = Stage { clock: &clock, publisher: publisher.as_ref(), operator: operator_only, standing };
+        let (summary, events) = self.play(&config, clip, &mut processor, stage)?;
+        drop(operator);
         let unsent = publisher.map_or(0, |p| {
             // Also for a broker that is not there yet, for which `shutdown` would not wait.
             let _ = p.flush(FAREWELL);
@@ -108,8 +135,7 @@ impl Replay {
         config: &Config,
         clip: Clip,
         processor: &mut Processor,
-        clock: &Arc<dyn Clock>,
-        publisher: Option<&MqttPublisher>,
+        Stage { clock, publisher, operator, standing }: Stage<'_>,
     ) -> Result<(Summary, u64)> {
         let settings = config.mqtt_settings();
         let topics = Topics::new(&settings.prefix, &settings.device)?;
@@ -130,17 +156,34 @@ impl Replay {
             bundle: Some(bundle_state(processor)),
             camera: source_state(clip.video.is_some()),
             microphone: source_state(clip.audio.is_some()),
+            standing,
             ..State::default()
         };
-        let mut session = Session { emitter, publisher, progress, speed, state, started: clock.now(), clock };
+        let control = operator.as_ref().map(|o| Arc::clone(o.control()));
+        let there = [state.camera, state.microphone];
+        let started = clock.now();
+        let mut session =
+            Session { emitter, publisher, progress, speed, state, started, clock, control, there };
         session.publish_state();
         let stop = Signals::stop_flag()?;
-        let summary =
-            Player::new(clip, processor, Arc::clone(clock)).run(speed, epoch, &stop, &mut session)?;
+        let player = Player::new(clip, processor, Arc::clone(clock)).operated_by(operator);
+        let summary = player.run(speed, epoch, &stop, &mut session)?;
         session.close();
         session.emitter.flush()?;
         session.progress.finish();
         Ok((summary, session.emitter.events()))
+    }
+
+    /// What of the recording is taken in. In real time a pause is the sources' business and may end.
+    fn want(&self, config: &Config) -> Result<Want> {
+        let paused = |paused: bool| self.full_speed && paused;
+        let audio = !self.video_only && !paused(config.hear.paused);
+        let video = !self.audio_only && !paused(config.see.paused);
+        if audio || video {
+            return Ok(Want { audio, video });
+        }
+        Err(Error::new(ErrorKind::Config, "nothing to replay: hear.paused and see.paused are set")
+            .help("set one of them to false"))
     }
 
     fn report(&self, config: &Config, summary: &Summary, events: u64, unsent: u64) -> Result<ExitCode> {
@@ -184,6 +227,14 @@ fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
     Ok(Box::new(BufWriter::new(file)))
 }
 
+/// What a replay plays on.
+struct Stage<'a> {
+    clock: &'a Arc<dyn Clock>,
+    publisher: Option<&'a MqttPublisher>,
+    operator: Option<&'a mut Operator>,
+    standing: Standing,
+}
+
 /// Hands products to the emitter and says how it goes.
 struct Session<'a> {
     emitter: Emitter<'a>,
@@ -193,6 +244,9 @@ struct Session<'a> {
     state: State,
     started: MonoTime,
     clock: &'a Arc<dyn Clock>,
+    control: Option<Arc<Control>>,
+    /// Camera and microphone when they are not paused.
+    there: [SourceState; 2],
 }
 
 impl Session<'_> {
@@ -206,6 +260,17 @@ impl Session<'_> {
         counters.expired = status.outbox.expired;
         counters.poison = status.outbox.poison;
         counters.reconnects = status.reconnects();
+        if let Some(control) = &self.control {
+            self.state.standing = control.standing();
+            let paused = control.paused();
+            let sources = [&mut self.state.camera, &mut self.state.microphone];
+            for ((source, there), paused) in
+                sources.into_iter().zip(self.there).zip([paused.see, paused.hear])
+            {
+                let muted = paused && there == SourceState::Healthy;
+                *source = if muted { SourceState::Muted } else { there };
+            }
+        }
         self.state.rss_kib = Some(rss_kib());
         self.state.uptime = round(self.clock.now().since(self.started) as f64 / 1e9);
         self.emitter.state(&self.state);
@@ -213,7 +278,7 @@ impl Session<'_> {
 
     /// The recording is over: says so.
     fn close(&mut self) {
-        for source in [&mut self.state.camera, &mut self.state.microphone] {
+        for source in self.there.iter_mut().chain([&mut self.state.camera, &mut self.state.microphone]) {
             if *source != SourceState::Absent {
                 *source = SourceState::Ended;
             }
@@ -238,6 +303,12 @@ fn bundle_state(processor: &Processor) -> BundleState {
 impl Listener for Session<'_> {
     fn product(&mut self, product: Product) {
         self.emitter.take(&product);
+    }
+
+    fn idle(&mut self) {
+        if self.control.as_ref().is_some_and(|control| control.take_news()) {
+            self.publish_state();
+        }
     }
 
     fn report(&mut self, report: &Report, counters: &AssemblerCounters) -> Result<()> {

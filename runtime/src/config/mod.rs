@@ -4,6 +4,7 @@
 //! docs/reference/config.md is [`reference`]'s output; a test holds it to the code.
 
 mod board;
+mod overrides;
 mod reference;
 mod span;
 
@@ -15,9 +16,15 @@ use std::{
 use girasol_model::{Labels, ThresholdChoice};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::{board::BoardConfig, reference::reference, span::Span};
+pub use self::{
+    board::BoardConfig,
+    overrides::{Overrides, settable},
+    reference::reference,
+    span::Span,
+};
 use crate::{
     Error, ErrorKind, Result,
+    command::schedule,
     event::{EventSettings, LabelSettings, SenseSettings},
     mqtt::MqttSettings,
     outbox::OutboxSettings,
@@ -51,6 +58,14 @@ pub struct Config {
     pub see: SenseConfig,
     /// The board's profile and thermal governor.
     pub board: BoardConfig,
+    /// When nothing is to be said.
+    pub quiet: Quiet,
+    /// Commands over MQTT.
+    pub commands: Commands,
+    /// Home Assistant.
+    pub homeassistant: HomeAssistant,
+    /// What must survive a restart.
+    pub state: StateConfig,
     /// Logging.
     pub log: Log,
 }
@@ -66,6 +81,10 @@ impl Default for Config {
             hear: SenseSettings::hear().into(),
             see: SenseSettings::see().into(),
             board: BoardConfig::default(),
+            quiet: Quiet::default(),
+            commands: Commands::default(),
+            homeassistant: HomeAssistant::default(),
+            state: StateConfig::default(),
             log: Log::default(),
         }
     }
@@ -243,11 +262,61 @@ pub struct Events {
     pub update_every: Span,
     /// Publish a record for every event that was raised or nearly raised, and why.
     pub why: bool,
+    /// A sentence about what goes on is published this often; 0 never.
+    pub caption_every: Span,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { update_every: Span::from_secs(10), why: false }
+        Self { update_every: Span::from_secs(10), why: false, caption_every: Span::from_secs(0) }
+    }
+}
+
+/// `[quiet]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quiet {
+    /// IANA name of the time zone that all quiet hours are in; empty: the system's.
+    pub time_zone: String,
+    /// When no event begins, whatever its label.
+    pub hours: Vec<String>,
+}
+
+/// `[commands]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Commands {
+    /// Whether commands are taken over MQTT at all.
+    pub enabled: bool,
+}
+
+/// `[homeassistant]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HomeAssistant {
+    /// Whether the device announces itself.
+    pub discovery: bool,
+    /// First part of Home Assistant's discovery topics.
+    pub prefix: String,
+}
+
+impl Default for HomeAssistant {
+    fn default() -> Self {
+        Self { discovery: true, prefix: "homeassistant".into() }
+    }
+}
+
+/// `[state]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StateConfig {
+    /// Directory of what must survive a restart.
+    pub directory: PathBuf,
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self { directory: "/var/lib/girasol".into() }
     }
 }
 
@@ -256,6 +325,8 @@ impl Default for Events {
 pub struct SenseConfig {
     /// Whether this sense raises events at all.
     pub enabled: bool,
+    /// Whether nothing is taken in by this sense: what the device gives is thrown away at once.
+    pub paused: bool,
     /// Snippets in a row below the threshold that end an event.
     pub release_snippets: u32,
     /// Least time between the end of an event and the next of the same label.
@@ -272,6 +343,7 @@ impl From<SenseSettings> for SenseConfig {
     fn from(s: SenseSettings) -> Self {
         Self {
             enabled: s.enabled,
+            paused: false,
             release_snippets: s.release_snippets,
             cool_down: Span::new(s.cooldown),
             max_duration: Span::new(s.max_duration),
@@ -286,6 +358,7 @@ impl From<SenseSettings> for SenseConfig {
 #[serde(deny_unknown_fields)]
 struct SensePatch {
     enabled: Option<bool>,
+    paused: Option<bool>,
     release_snippets: Option<u32>,
     cool_down: Option<Span>,
     max_duration: Option<Span>,
@@ -299,6 +372,7 @@ impl SensePatch {
         let base = SenseConfig::from(base);
         SenseConfig {
             enabled: self.enabled.unwrap_or(base.enabled),
+            paused: self.paused.unwrap_or(base.paused),
             release_snippets: self.release_snippets.unwrap_or(base.release_snippets),
             cool_down: self.cool_down.unwrap_or(base.cool_down),
             max_duration: self.max_duration.unwrap_or(base.max_duration),
@@ -330,7 +404,7 @@ impl SenseConfig {
 }
 
 /// `[hear.labels.<label>]`, `[see.labels.<label>]`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LabelConfig {
     /// Whether it raises events.
@@ -345,6 +419,9 @@ pub struct LabelConfig {
     /// Snippets in a row above `on` before an event begins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_snippets: Option<u32>,
+    /// When it begins no event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub quiet: Vec<String>,
 }
 
 impl LabelConfig {
@@ -458,6 +535,21 @@ impl Config {
         if !(self.mqtt.url.starts_with("mqtt://") || self.mqtt.url.starts_with("mqtts://")) {
             return fault("mqtt.url", "must start with mqtt:// or mqtts://, like mqtt://localhost:1883");
         }
+        let prefix = &self.homeassistant.prefix;
+        if prefix.is_empty() || prefix.len() > 64 || !crate::mqtt::is_topic(prefix) || prefix.starts_with('$')
+        {
+            return fault("homeassistant.prefix", "use 1 to 64 characters without `+` and `#`");
+        }
+        if let Err(what) = schedule::time_zone(&self.quiet.time_zone) {
+            return fault("quiet.time_zone", &what);
+        }
+        if let Err(what) = schedule::parse_all(&self.quiet.hours) {
+            return fault("quiet.hours", &what);
+        }
+        let caption = self.events.caption_every.get();
+        if !caption.is_zero() && caption.as_secs() < 2 {
+            return fault("events.caption_every", "allowed are 0s (never) and 2s or more");
+        }
         if !(16..=100_000).contains(&self.mqtt.queue) {
             return fault("mqtt.queue", "allowed are 16 to 100000 messages");
         }
@@ -484,6 +576,9 @@ impl Config {
                 }
                 if matches!((label.on, label.off), (Some(on), Some(off)) if off > on) {
                     return fault(&key("off"), "must not be above `on`");
+                }
+                if let Err(what) = schedule::parse_all(&label.quiet) {
+                    return fault(&key("quiet"), &what);
                 }
                 if label.min_snippets.is_some_and(|n| !(1..=60).contains(&n)) {
                     return fault(&key("min_snippets"), "allowed are 1 to 60 snippets");

@@ -130,6 +130,50 @@ const KEYS: &[(&str, &str, &str)] = &[
         "`full`, `fewer_frames`, `alternate_snippets` or `audio_only`",
         "The heaviest load ever allowed, also when it is cool.",
     ),
+    (
+        "hear.paused",
+        "`true` or `false`",
+        "Whether nothing is heard at all: samples are thrown away as they come from the device.",
+    ),
+    (
+        "see.paused",
+        "`true` or `false`",
+        "Whether nothing is seen at all: frames are thrown away as they come from the device.",
+    ),
+    ("hear.labels.<label>.quiet", "list of times", "When this sound begins no event; see `quiet.hours`."),
+    ("see.labels.<label>.quiet", "list of times", "When this sight begins no event; see `quiet.hours`."),
+    (
+        "events.caption_every",
+        "duration, 0s or ≥ 2s",
+        "Publish a sentence about what goes on this often; `0s` never. It is written between snippets.",
+    ),
+    (
+        "quiet.hours",
+        "list of times like `\"22:00-07:00\"`, `\"sat,sun 13:00-15:00\"`, `\"mon-fri 00:00-24:00\"`",
+        "When no event begins. A time that ends before it begins lasts until the next day. Applied only while the clock \
+         is known to be set.",
+    ),
+    (
+        "quiet.time_zone",
+        "IANA name",
+        "Time zone of all quiet hours, like `Europe/Berlin`; empty means the system's.",
+    ),
+    (
+        "commands.enabled",
+        "`true` or `false`",
+        "Whether commands are taken over MQTT. Whoever may publish to the command topics can then operate the device.",
+    ),
+    (
+        "homeassistant.discovery",
+        "`true` or `false`",
+        "Whether the device announces itself to Home Assistant.",
+    ),
+    ("homeassistant.prefix", "text", "First part of Home Assistant's discovery topics."),
+    (
+        "state.directory",
+        "path",
+        "Directory of what must survive a restart: here the settings made by command, `commands.json`.",
+    ),
     ("log.level", "`error`, `warn`, `info`, `debug` or `trace`", "Least severe level that is written."),
     ("log.format", "`text` or `json`", "Form of the log lines."),
 ];
@@ -186,8 +230,9 @@ mod tests {
             on: Some(0.5),
             off: Some(0.25),
             min_snippets: Some(2),
+            quiet: vec!["22:00-07:00".into()],
         };
-        config.hear.labels.insert("<label>".into(), label);
+        config.hear.labels.insert("<label>".into(), label.clone());
         config.see.labels.insert("<label>".into(), label);
         config
     }

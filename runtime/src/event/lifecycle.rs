@@ -33,6 +33,8 @@ struct Track {
     id: String,
     name: String,
     enabled: bool,
+    /// Its own quiet hours.
+    quiet: bool,
     /// Whether something visible can make this sound.
     has_source: bool,
     gate: Gate,
@@ -94,10 +96,35 @@ impl EventEngine {
         self.quiet = quiet;
     }
 
-    /// Switches a label; an open event of a label switched off goes on to its end. Returns whether it is known.
-    pub fn set_enabled(&mut self, sense: Sense, id: &str, enabled: bool) -> bool {
-        let track = self.tracks.iter_mut().find(|t| t.label.sense == sense && t.id == id);
-        track.map(|t| t.enabled = enabled).is_some()
+    /// Sets which labels have quiet hours of their own just now; `true` in the order of the manifest's audible and
+    /// then visible labels. What is missing is not quiet.
+    pub fn set_quiet_labels(&mut self, quiet: &[bool]) {
+        for (place, track) in self.tracks.iter_mut().enumerate() {
+            track.quiet = quiet.get(place).copied().unwrap_or(false);
+        }
+    }
+
+    /// Takes new settings over. Open events go on under the new numbers, those of a label switched off to their end.
+    ///
+    /// # Errors
+    /// As [`EventEngine::new`]; then nothing is changed.
+    pub fn reconfigure(&mut self, manifest: &Manifest, settings: EventSettings) -> Result<()> {
+        let labels = &manifest.labels;
+        settings.hear.check("hear", &labels.audible)?;
+        settings.see.check("see", &labels.visible)?;
+        let heard = labels.audible.iter().map(|label| (&settings.hear, label));
+        let seen = labels.visible.iter().map(|label| (&settings.see, label));
+        let gates = heard.chain(seen).map(|(sense, label)| sense.gate(settings.thresholds, label));
+        let gates = gates.collect::<Result<Vec<_>>>()?;
+        for (track, (gate, enabled)) in self.tracks.iter_mut().zip(gates) {
+            track.gate.set_settings(gate);
+            track.enabled = enabled;
+        }
+        if settings.why != self.settings.why {
+            self.why = WhyLog::new(if settings.why { WHY_RECORDS } else { 0 });
+        }
+        self.settings = settings;
+        Ok(())
     }
 
     /// Number of open events.
@@ -134,9 +161,23 @@ impl EventEngine {
 
     /// Ends every open event at `now`.
     pub fn finish(&mut self, reason: EndReason, now: MonoTime, sink: &mut dyn FnMut(Event)) {
+        self.finish_senses(&[Sense::Hear, Sense::See], reason, now, sink);
+    }
+
+    /// Ends every open event of `senses` at `now`.
+    pub fn finish_senses(
+        &mut self,
+        senses: &[Sense],
+        reason: EndReason,
+        now: MonoTime,
+        sink: &mut dyn FnMut(Event),
+    ) {
         let moment = Moment::after(self.last.as_ref(), now);
         for place in 0..self.tracks.len() {
             let Some(track) = self.tracks.get_mut(place) else { continue };
+            if !senses.contains(&track.label.sense) {
+                continue;
+            }
             let span = track.gate.open();
             match (track.gate.finish(reason, now), span) {
                 (Outcome::Ended(reason), Some(span)) => self.end(place, span, reason, moment, sink),
@@ -167,7 +208,7 @@ impl EventEngine {
         let quiet = self.quiet;
         let track = &mut self.tracks[place];
         let observation = track.observe(info, scores);
-        let permission = match (track.enabled, quiet) {
+        let permission = match (track.enabled, quiet || track.quiet) {
             (false, _) => Permission::Disabled,
             (true, true) => Permission::Quiet,
             (true, false) => Permission::Granted,
@@ -326,6 +367,7 @@ impl Track {
             id: spec.id.clone(),
             name: bounded(&spec.name, MAX_TEXT_BYTES),
             enabled,
+            quiet: false,
             has_source,
             gate: Gate::new(gate),
             source: None,

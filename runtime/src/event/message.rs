@@ -85,6 +85,8 @@ pub enum EndReason {
     ClipEnd,
     /// The model's state was reset.
     Reset,
+    /// Its sense was paused by command.
+    Paused,
 }
 
 /// Which modality was missing.
@@ -151,7 +153,7 @@ fn round(value: f64, scale: f64) -> f64 {
 }
 
 /// `text` on one line, without control characters, at most `limit` bytes.
-pub(super) fn bounded(text: &str, limit: usize) -> String {
+pub(crate) fn bounded(text: &str, limit: usize) -> String {
     let mut out = String::with_capacity(text.len().min(limit));
     for c in text.trim().chars().filter(|c| !c.is_control()) {
         if out.len() + c.len_utf8() > limit {

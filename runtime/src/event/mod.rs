@@ -19,6 +19,7 @@ pub use gate::{Gate, GateSettings, Observation, Outcome, Permission, Suppressed}
 pub(crate) use identity::rfc3339;
 pub use identity::{ClockWall, EventIdentity, Origin, Wall, WallClock};
 pub use lifecycle::EventEngine;
+pub(crate) use message::bounded;
 pub use message::{ClockStamp, Degraded, EndReason, Event, EventType, MAX_TEXT_BYTES};
 pub use settings::{EventSettings, LabelSettings, SenseSettings};
 pub use why::{Decision, Why, WhyLog};

@@ -220,8 +220,42 @@ fn quiet_hours_begin_nothing_and_cut_nothing_off() {
     engine.set_quiet(true);
     assert_eq!(step(&mut engine, &info(1), [0.9, 0.0, 0.9, 0.0, 0.0], &mut narrator), []);
     assert_eq!(engine.open(), 1);
-    assert!(engine.set_enabled(Sense::See, "cat", false));
-    assert!(!engine.set_enabled(Sense::Hear, "cat", false));
+}
+
+#[test]
+fn new_settings_are_taken_over_whole_or_not_at_all() {
+    let (mut engine, mut narrator) = (engine(EventSettings::default()), Counting(0));
+    let mut settings = EventSettings::default();
+    settings
+        .hear
+        .labels
+        .insert("dog_bark".into(), LabelSettings { enabled: Some(false), ..LabelSettings::default() });
+    let mut wrong = settings.clone();
+    wrong.see.labels.insert("cat".into(), LabelSettings { on: Some(1.5), ..LabelSettings::default() });
+    assert!(engine.reconfigure(&manifest(), wrong).is_err());
+    assert!(!step(&mut engine, &info(0), [0.9, 0.0, 0.0, 0.0, 0.0], &mut narrator).is_empty());
+    engine.reconfigure(&manifest(), settings).unwrap();
+    assert_eq!(engine.open(), 1, "an open event goes on");
+    engine.finish_senses(&[Sense::See], EndReason::Paused, MonoTime(0), &mut |_| ());
+    assert_eq!(engine.open(), 1, "another sense");
+    engine.finish_senses(&[Sense::Hear], EndReason::Paused, MonoTime(0), &mut |_| ());
+    assert_eq!(engine.open(), 0);
+    for index in 10..14 {
+        assert_eq!(step(&mut engine, &info(index), [0.9, 0.0, 0.0, 0.0, 0.0], &mut narrator), []);
+    }
+}
+
+#[test]
+fn a_label_has_quiet_hours_of_its_own() {
+    let (mut engine, mut narrator) = (engine(EventSettings::default()), Counting(0));
+    engine.set_quiet_labels(&[true]);
+    assert_eq!(step(&mut engine, &info(0), [0.9, 0.0, 0.0, 0.0, 0.0], &mut narrator), []);
+    engine.set_quiet_labels(&[]);
+    let mut begun = Vec::new();
+    for index in 1..4 {
+        begun.extend(step(&mut engine, &info(index), [0.9, 0.0, 0.0, 0.0, 0.0], &mut narrator));
+    }
+    assert!(!begun.is_empty());
 }
 
 #[test]

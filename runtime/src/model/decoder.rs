@@ -7,7 +7,7 @@ use super::{
     G, TOKEN_BLOCK,
     graph::{Graph, Port},
     load,
-    window::{WINDOW, Window},
+    window::{self, WINDOW, Window},
     write_slot,
 };
 use crate::{Result, clock::MonoTime, event::Sentence};
@@ -36,6 +36,40 @@ mod port {
     pub(super) const CROSS_V: usize = 6;
     pub(super) const AGE: usize = 7;
     pub(super) const VALID: usize = 8;
+}
+
+/// A text in the making.
+struct Draft {
+    prompt: Vec<u32>,
+    /// Tokens of prompt and text that have been run.
+    ran: usize,
+    written: Vec<u32>,
+    log_probability: f32,
+    choices: f32,
+}
+
+impl Draft {
+    fn next_token(&self) -> Option<u32> {
+        let written = self.ran.checked_sub(self.prompt.len());
+        written.map_or_else(|| self.prompt.get(self.ran), |n| self.written.get(n)).copied()
+    }
+
+    /// Geometric mean of the chosen tokens' probabilities.
+    fn confidence(&self) -> f32 {
+        if self.choices > 0.0 { (self.log_probability / self.choices).exp() } else { 0.0 }
+    }
+}
+
+/// A text that is written a token at a time, between snippets. It rests on the window as it was at its beginning.
+pub struct Asking {
+    draft: Draft,
+    starts: [Option<MonoTime>; WINDOW],
+    now: MonoTime,
+    pub(super) from: MonoTime,
+    pub(super) last: MonoTime,
+    pub(super) snippets: usize,
+    self_k: Vec<f32>,
+    self_v: Vec<f32>,
 }
 
 /// The decoder graph with its tokenizer and windows.
@@ -115,27 +149,87 @@ impl Decoder {
     /// Runs the prompt and writes on; returns the tokens and the geometric mean of their probabilities.
     fn continue_prompt(&mut self, prompt: &[u32]) -> Result<(Vec<u32>, f32)> {
         self.graph.input(port::SELF_VALID)?.fill(0.0);
-        for (position, &token) in prompt.iter().enumerate() {
-            self.run(token, position)?;
+        let mut draft = self.draft(prompt.to_vec());
+        while !self.advance(&mut draft)? {}
+        let confidence = draft.confidence();
+        Ok((draft.written, confidence))
+    }
+
+    fn draft(&self, prompt: Vec<u32>) -> Draft {
+        let written = Vec::with_capacity(self.text.max_output);
+        Draft { prompt, ran: 0, written, log_probability: 0.0, choices: 0.0 }
+    }
+
+    /// Runs one token of the draft. Returns whether it is finished.
+    fn advance(&mut self, draft: &mut Draft) -> Result<bool> {
+        let Some(token) = draft.next_token() else { return Ok(true) };
+        self.run(token, draft.ran)?;
+        draft.ran += 1;
+        if draft.ran < draft.prompt.len() {
+            return Ok(false);
         }
-        let room = G.decoder_context - prompt.len();
-        let mut written = Vec::with_capacity(self.text.max_output);
-        let mut log_probability = 0.0;
-        let mut tokens = 0.0f32;
-        loop {
-            let (token, p) = self.choose(written.is_empty());
-            log_probability += p.ln();
-            tokens += 1.0;
-            if token == self.text.eos {
-                break;
-            }
-            written.push(token);
-            if written.len() >= self.text.max_output.min(room) {
-                break;
-            }
-            self.run(token, prompt.len() + written.len() - 1)?;
+        let (token, p) = self.choose(draft.written.is_empty());
+        draft.log_probability += p.ln();
+        draft.choices += 1.0;
+        if token == self.text.eos {
+            return Ok(true);
         }
-        Ok((written, (log_probability / tokens).exp()))
+        draft.written.push(token);
+        let room = G.decoder_context - draft.prompt.len();
+        Ok(draft.written.len() >= self.text.max_output.min(room))
+    }
+
+    /// Begins a text about the window as it is now, to be written a token at a time; `None` while there is nothing in
+    /// it that begins after `since`.
+    pub(crate) fn begin(
+        &self,
+        prompt: &Prompt<'_>,
+        window: &Window,
+        now: MonoTime,
+        since: MonoTime,
+    ) -> Option<Asking> {
+        let starts = window.starts().map(|start| start.filter(|&s| s > since));
+        let (from, last) = (starts.iter().flatten().min()?, starts.iter().flatten().max()?);
+        let values = G.decoder_layers * G.decoder_context * G.dim;
+        Some(Asking {
+            draft: self.draft(self.prompt_tokens(prompt)),
+            now,
+            from: *from,
+            last: *last,
+            snippets: starts.iter().flatten().count(),
+            starts,
+            self_k: vec![0.0; values],
+            self_v: vec![0.0; values],
+        })
+    }
+
+    /// Writes one token more. `Ok(None)` while it goes on; a text whose window has been forgotten meanwhile is empty.
+    pub(crate) fn resume(&mut self, asking: &mut Asking, window: &Window) -> Result<Option<Sentence>> {
+        let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
+        let mut left = false;
+        for (slot, (&was, &is)) in asking.starts.iter().zip(window.starts()).enumerate() {
+            // A slot that a newer snippet has taken since is passed over.
+            let Some(start) = was.filter(|_| was == is) else { continue };
+            (age[slot], valid[slot], left) = (window::age(asking.now, start), 1.0, true);
+        }
+        if !left {
+            return Ok(Some(Sentence::default()));
+        }
+        self.graph.input(port::AGE)?.copy_from_slice(&age);
+        self.graph.input(port::VALID)?.copy_from_slice(&valid);
+        // Sentences of events use the same graph in between.
+        self.graph.input(port::SELF_K)?.copy_from_slice(&asking.self_k);
+        self.graph.input(port::SELF_V)?.copy_from_slice(&asking.self_v);
+        for (position, valid) in self.graph.input(port::SELF_VALID)?.iter_mut().enumerate() {
+            *valid = if position < asking.draft.ran { 1.0 } else { 0.0 };
+        }
+        let finished = self.advance(&mut asking.draft)?;
+        asking.self_k.copy_from_slice(self.graph.input(port::SELF_K)?);
+        asking.self_v.copy_from_slice(self.graph.input(port::SELF_V)?);
+        Ok(finished.then(|| Sentence {
+            text: self.tokenizer.decode(&asking.draft.written),
+            confidence: asking.draft.confidence(),
+        }))
     }
 
     /// Prompt of the task, ended by `bos`; always leaves room for at least one written token.

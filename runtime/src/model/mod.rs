@@ -12,11 +12,13 @@ mod profile;
 mod surprise;
 mod window;
 
+use std::time::Duration;
+
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
 use girasol_ops::Kernel;
 
 pub use crate::event::Sentence;
-pub use decoder::Prompt;
+pub use decoder::{Asking, Prompt};
 pub use golden::SelfTest;
 pub use graph::NodeCost;
 pub use profile::{StageCost, median_time};
@@ -95,6 +97,23 @@ pub struct Arithmetic {
     /// The integer kernels, or `tract` if everything runs in f32.
     pub kernel: &'static str,
 }
+
+/// An answer, and what it rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The text and the geometric mean of its tokens' probabilities; an empty text when the window was forgotten
+    /// (a reset) while it was being written.
+    pub sentence: Sentence,
+    /// Start of the oldest snippet in the window.
+    pub from: MonoTime,
+    /// End of the newest.
+    pub to: MonoTime,
+    /// Number of snippets.
+    pub snippets: usize,
+}
+
+/// What the window covers when no snippet is missing.
+const LAST_MINUTE: Duration = Duration::from_millis(960 * WINDOW as u64);
 
 /// The model with its state.
 pub struct Model {
@@ -292,6 +311,19 @@ impl Model {
         self.decoder.write(prompt, &self.window, self.now)
     }
 
+    /// Begins to answer `prompt` from the minute before `now`; `None` when nothing was heard or seen in it.
+    #[must_use]
+    pub fn begin(&self, prompt: &Prompt<'_>, now: MonoTime) -> Option<Asking> {
+        self.decoder.begin(prompt, &self.window, self.now, now.max(self.now) - LAST_MINUTE)
+    }
+
+    /// Writes one token of the answer; `Ok(None)` while it goes on. Snippets and sentences may come in between.
+    pub fn resume(&mut self, asking: &mut Asking) -> Result<Option<Answer>> {
+        let sentence = self.decoder.resume(asking, &self.window)?;
+        let to = asking.last + Duration::from_millis(960);
+        Ok(sentence.map(|sentence| Answer { sentence, from: asking.from, to, snippets: asking.snippets }))
+    }
+
     /// Encoders: each modality's tokens into the Combiner's inputs; zeros where there is nothing.
     fn encode(&mut self, input: &Input<'_>) -> Result<()> {
         let per_frame = G.video_tokens * G.dim;
@@ -450,6 +482,43 @@ mod tests {
             frames: [Some(frame); FRAMES],
             frame_offset: [0.24, 0.72],
         }
+    }
+
+    #[test]
+    fn an_answer_in_slices_is_the_answer_in_one_whatever_comes_between() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let prompt = Prompt::Ask("is anyone speaking?");
+        assert!(model.begin(&prompt, MonoTime(0)).is_none(), "nothing was heard or seen");
+        let mel: Vec<f32> = (0..MEL_VALUES).map(|i| (i % 17) as f32 / 4.0 - 3.0).collect();
+        let frame: Vec<f32> = (0..FRAME_VALUES).map(|i| (i % 11) as f32 / 11.0 - 0.5).collect();
+        for index in 0..5 {
+            model.step(&input(index, &mel, &frame)).unwrap();
+        }
+        let whole = model.write(&prompt).unwrap();
+        let now = MonoTime(5 * 960_000_000);
+        let mut asking = model.begin(&prompt, now).unwrap();
+        let label = model.manifest().labels.audible[0].id.clone();
+        let (mut slices, mut index) = (0, 5);
+        let answer = loop {
+            slices += 1;
+            if let Some(answer) = model.resume(&mut asking).unwrap() {
+                break answer;
+            }
+            // Another snippet and an event's sentence every few tokens.
+            if slices % 4 == 0 {
+                model.step(&input(index, &mel, &frame)).unwrap();
+                model.write(&Prompt::Heard(&label)).unwrap();
+                index += 1;
+            }
+        };
+        assert!(slices > 4 && index > 5);
+        assert_eq!(answer.sentence, whole);
+        assert_eq!((answer.from, answer.to, answer.snippets), (MonoTime(0), now, 5));
+        // A minute later there is nothing left to answer from.
+        assert!(model.begin(&prompt, MonoTime(200 * 1_000_000_000)).is_none());
+        let mut asking = model.begin(&prompt, now).unwrap();
+        model.reset().unwrap();
+        assert_eq!(model.resume(&mut asking).unwrap().unwrap().sentence, Sentence::default());
     }
 
     #[test]

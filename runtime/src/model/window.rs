@@ -37,13 +37,13 @@ impl Window {
         for (slot, start) in self.starts.iter().enumerate() {
             let start = start.filter(|_| except != Some(slot));
             valid[slot] = if start.is_some() { 1.0 } else { 0.0 };
-            #[allow(
-                clippy::cast_possible_truncation,
-                reason = "seconds within a window: f32 holds them to 4 µs"
-            )]
-            let seconds = start.map_or(0.0, |s| (now.since(s) as f64 / 1e9) as f32);
-            age[slot] = seconds;
+            age[slot] = start.map_or(0.0, |s| self::age(now, s));
         }
+    }
+
+    /// Start of the snippet in each slot.
+    pub(crate) fn starts(&self) -> &[Option<MonoTime>; WINDOW] {
+        &self.starts
     }
 
     /// Number of snippets held.
@@ -56,6 +56,12 @@ impl Window {
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// Seconds from `start` to `now`.
+#[allow(clippy::cast_possible_truncation, reason = "seconds within a window: f32 holds them to 4 µs")]
+pub(crate) fn age(now: MonoTime, start: MonoTime) -> f32 {
+    (now.since(start) as f64 / 1e9) as f32
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use rumqttc::{
     AsyncClient, ClientError, ConnAck, ConnectionError, Event, EventLoop, Packet, PublishNoticeError,
-    PublishOptions, PublishProperties, QoS, StateError,
+    PublishOptions, PublishProperties, QoS, RetainForwardRule, StateError, SubscribeFilter,
+    SubscribeReasonCode,
 };
 use tokio::{
     sync::watch,
@@ -17,7 +18,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    BrokerUrl, Fault, FaultKind, Message, MqttSettings, OFFLINE, Qos, Topics,
+    Arrived, BrokerUrl, Fault, FaultKind, Listener, Message, MqttSettings, OFFLINE, Qos, Topics,
     backoff::Backoff,
     connection,
     publisher::{Shared, Task, Ticket, needs_operator},
@@ -74,6 +75,8 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     /// Becomes `Some` when the publisher is to end.
     pub(super) stopped: watch::Receiver<Option<Stop>>,
+    /// Wants to know what others publish.
+    pub(super) listener: Option<Arc<dyn Listener>>,
 }
 
 /// How a connection, or a try, ended.
@@ -258,7 +261,11 @@ impl Driver {
         info!("mqtt: connected to {}:{} as {id}", self.url.host, self.url.port);
         self.shared.connected();
         let begun = Instant::now();
-        let mut session = Session::new(client, events, &self.shared, &self.settings, &connack);
+        let ears = self.listener.as_ref().map(|listener| {
+            subscribe(&client, &listener.filters());
+            Ears { listener: Arc::clone(listener), shared: Arc::clone(&self.shared) }
+        });
+        let mut session = Session::new(client, events, ears, &self.shared, &self.settings, &connack);
         if self.history.strikes >= STRIKES_CAREFUL {
             session.window = 1;
         }
@@ -291,6 +298,56 @@ async fn welcome(events: &mut EventLoop) -> Result<ConnAck, ConnectionError> {
     }
 }
 
+/// Where incoming messages go.
+struct Ears {
+    listener: Arc<dyn Listener>,
+    shared: Arc<Shared>,
+}
+
+impl Ears {
+    fn take(&self, event: &Event) {
+        match event {
+            Event::Incoming(Packet::Publish(publish)) => {
+                let Ok(topic) = std::str::from_utf8(&publish.topic) else { return };
+                let properties = publish.properties.as_ref();
+                let forgotten = self.listener.arrived(Arrived {
+                    topic,
+                    payload: &publish.payload,
+                    retained: publish.retain,
+                    response_topic: properties.and_then(|p| p.response_topic.as_deref()),
+                    correlation: properties.and_then(|p| p.correlation_data.as_deref()),
+                });
+                if forgotten {
+                    self.shared.resend_retained();
+                }
+            }
+            Event::Incoming(Packet::SubAck(ack)) => {
+                let refused = |code: &&SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
+                if let Some(code) = ack.return_codes.iter().find(refused) {
+                    warn!(
+                        "mqtt: the broker does not let us subscribe ({code:?}): no commands; check its ACL"
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Asks for messages as they are published, with their retain flag, and for none that are kept.
+fn subscribe(client: &AsyncClient, filters: &[String]) {
+    let filter = |path: &String| SubscribeFilter {
+        path: path.clone(),
+        qos: QoS::AtLeastOnce,
+        nolocal: true,
+        preserve_retain: true,
+        retain_forward_rule: RetainForwardRule::Never,
+    };
+    if let Err(e) = client.try_subscribe_many(filters.iter().map(filter)) {
+        error!("mqtt: cannot subscribe, so no commands: {e}");
+    }
+}
+
 type Settled = (Ticket, Result<(), PublishNoticeError>);
 
 /// A standing connection.
@@ -319,6 +376,7 @@ impl<'a> Session<'a> {
     fn new(
         client: AsyncClient,
         mut events: EventLoop,
+        ears: Option<Ears>,
         shared: &'a Shared,
         settings: &MqttSettings,
         connack: &ConnAck,
@@ -329,8 +387,9 @@ impl<'a> Session<'a> {
             properties.and_then(|p| p.receive_max).map_or(settings.in_flight, |n| n.min(settings.in_flight));
         let poller = tokio::spawn(async move {
             loop {
-                if let Err(e) = events.poll().await {
-                    return e;
+                match events.poll().await {
+                    Ok(event) => ears.iter().for_each(|ears| ears.take(&event)),
+                    Err(e) => return e,
                 }
             }
         });
@@ -382,8 +441,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn send(&mut self, Task { ticket, message, expiry_seconds }: Task) {
-        let options = publish_options(&message, expiry_seconds);
+    fn send(&mut self, Task { ticket, message, expiry_seconds, correlation }: Task) {
+        let options = publish_options(&message, expiry_seconds, correlation);
         match self.client.try_publish_tracked(message.topic, message.payload, options) {
             Ok(notice) => {
                 self.outstanding.push(ticket);
@@ -453,16 +512,21 @@ impl<'a> Session<'a> {
     }
 }
 
-fn publish_options(message: &Message, expiry_seconds: Option<u32>) -> PublishOptions {
+fn publish_options(
+    message: &Message,
+    expiry_seconds: Option<u32>,
+    correlation: Option<Vec<u8>>,
+) -> PublishOptions {
     let qos = match message.qos {
         Qos::AtMostOnce => QoS::AtMostOnce,
         Qos::AtLeastOnce => QoS::AtLeastOnce,
     };
     let options = PublishOptions::new(qos).retain(message.retain);
-    match expiry_seconds {
-        None => options,
-        Some(_) => options.properties(PublishProperties {
-            message_expiry_interval: expiry_seconds,
+    match (expiry_seconds, correlation) {
+        (None, None) => options,
+        (message_expiry_interval, correlation) => options.properties(PublishProperties {
+            message_expiry_interval,
+            correlation_data: correlation.map(Into::into),
             ..PublishProperties::default()
         }),
     }

@@ -1,8 +1,8 @@
 //! Payloads beside events: availability, state and surprise, version 1.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use crate::command::Standing;
 
 /// Availability while connected. Plain text, as Home Assistant expects it.
 pub const ONLINE: &str = "online";
@@ -28,8 +28,9 @@ pub struct State {
     pub realtime_factor: Option<f64>,
     /// Resident memory in KiB.
     pub rss_kib: Option<u64>,
+    /// Kernels of the matrix products, as chosen for this CPU.
+    pub kernels: Option<String>,
     /// Load and heat of the board; null in a replay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub board: Option<BoardState>,
     /// Drift of the microphone's clock against the monotonic one, in parts per million.
     pub drift_ppm: Option<f64>,
@@ -37,12 +38,10 @@ pub struct State {
     pub uptime: f64,
     /// What has been counted since then.
     pub counters: Counters,
-    /// Setting → where its value comes from (`default`, `bundle`, `file`, `command`).
-    pub origins: Origins,
+    /// Settings in force and where they come from.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
-
-/// Setting → where its value comes from.
-pub type Origins = BTreeMap<String, String>;
 
 /// The bundle in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

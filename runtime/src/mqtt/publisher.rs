@@ -10,8 +10,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    BrokerUrl, Fault, FaultKind, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos, Refused,
-    Topics, connection, driver, topics::is_topic,
+    BrokerUrl, Fault, FaultKind, Listener, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos,
+    Refused, Topics, connection, driver, topics::is_topic,
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -21,6 +21,8 @@ use crate::{
 
 /// Most retained topics of one publisher.
 const MAX_RETAINED: usize = 64;
+/// Most responses to commands waiting.
+const MAX_REPLIES: usize = 32;
 /// Most QoS-0 messages waiting.
 const MAX_VOLATILE: usize = 64;
 /// Longest clean end when nobody says otherwise.
@@ -57,6 +59,23 @@ impl MqttStatus {
     }
 }
 
+/// Publishes through a running [`MqttPublisher`]; may be cloned and given away.
+#[derive(Clone, Debug)]
+pub struct MqttHandle(Arc<Shared>);
+
+impl MqttHandle {
+    /// Answers a command, at QoS 1 on the connection that stands: whoever asked is no longer waiting on another.
+    pub fn respond(&self, topic: String, payload: Vec<u8>, correlation: Option<Vec<u8>>) {
+        self.0.respond(Reply { topic, payload, correlation });
+    }
+}
+
+impl Publisher for MqttHandle {
+    fn publish(&self, message: Message) -> Result<(), Refused> {
+        self.0.publish(message)
+    }
+}
+
 /// Publishes to a broker from one thread of its own. Dropping it says goodbye within two seconds.
 #[derive(Debug)]
 pub struct MqttPublisher {
@@ -81,8 +100,16 @@ struct Inner {
     outbox: Box<dyn Outbox>,
     retained: Vec<Retained>,
     volatile: VecDeque<Message>,
+    replies: VecDeque<Reply>,
     status: MqttStatus,
     closed: bool,
+}
+
+/// A response to a command; lost with the connection.
+struct Reply {
+    topic: String,
+    payload: Vec<u8>,
+    correlation: Option<Vec<u8>>,
 }
 
 /// The newest message of a retained topic.
@@ -103,6 +130,8 @@ pub(super) struct Task {
     pub(super) message: Message,
     /// Remaining life in whole seconds.
     pub(super) expiry_seconds: Option<u32>,
+    /// Goes back to whoever gave a command.
+    pub(super) correlation: Option<Vec<u8>>,
 }
 
 /// What a message on its way stands for.
@@ -111,6 +140,7 @@ pub(super) enum Ticket {
     Outbox(u64),
     Retained { place: usize, version: u64 },
     Volatile,
+    Reply,
 }
 
 impl MqttPublisher {
@@ -120,10 +150,22 @@ impl MqttPublisher {
     /// [`ErrorKind::Config`] for settings that make no sense; [`ErrorKind::Unavailable`] when another process uses the
     /// outbox; [`ErrorKind::Internal`] when no thread can be started.
     pub fn start(settings: MqttSettings, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::start_listening(settings, clock, None)
+    }
+
+    /// Starts publishing likewise, and hands what comes on the topics that `listener` wants over to it.
+    ///
+    /// # Errors
+    /// As [`MqttPublisher::start`].
+    pub fn start_listening(
+        settings: MqttSettings,
+        clock: Arc<dyn Clock>,
+        listener: Option<Arc<dyn Listener>>,
+    ) -> Result<Self> {
         settings.check()?;
         connection::warn_of_open_secrets(&settings);
         let outbox = outbox::open(&settings.outbox, &clock)?;
-        Self::start_with(settings, clock, outbox)
+        Self::start_all(settings, clock, outbox, listener)
     }
 
     /// Starts publishing with `outbox`.
@@ -135,6 +177,15 @@ impl MqttPublisher {
         clock: Arc<dyn Clock>,
         outbox: Box<dyn Outbox>,
     ) -> Result<Self> {
+        Self::start_all(settings, clock, outbox, None)
+    }
+
+    fn start_all(
+        settings: MqttSettings,
+        clock: Arc<dyn Clock>,
+        outbox: Box<dyn Outbox>,
+        listener: Option<Arc<dyn Listener>>,
+    ) -> Result<Self> {
         settings.check()?;
         let (url, topics) =
             (BrokerUrl::parse(&settings.url)?, Topics::new(&settings.prefix, &settings.device)?);
@@ -143,7 +194,7 @@ impl MqttPublisher {
         let _ = shared.publish(birth);
         let (stop, stopped) = watch::channel(None);
         let (history, shared_too) = (driver::History::default(), Arc::clone(&shared));
-        let driver = driver::Driver { history, settings, url, topics, shared: shared_too, stopped };
+        let driver = driver::Driver { history, settings, url, topics, shared: shared_too, stopped, listener };
         let thread = std::thread::Builder::new()
             .name("mqtt".into())
             .spawn(move || driver.run())
@@ -162,6 +213,12 @@ impl MqttPublisher {
     #[must_use]
     pub fn first_seq(&self) -> u64 {
         self.shared.lock().outbox.first_seq()
+    }
+
+    /// For publishing from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> MqttHandle {
+        MqttHandle(Arc::clone(&self.shared))
     }
 
     /// Waits until everything accepted so far is settled, for at most `within`. Returns whether it is. Not for the
@@ -216,6 +273,7 @@ impl Shared {
             outbox,
             retained: Vec::new(),
             volatile: VecDeque::with_capacity(MAX_VOLATILE),
+            replies: VecDeque::with_capacity(MAX_REPLIES),
             status: MqttStatus::default(),
             closed: false,
         };
@@ -238,6 +296,27 @@ impl Shared {
             self.wake.notify_one();
         }
         taken
+    }
+
+    fn respond(&self, reply: Reply) {
+        let mut inner = self.lock();
+        if !inner.status.connected || !is_topic(&reply.topic) {
+            return;
+        }
+        if inner.replies.len() >= MAX_REPLIES {
+            inner.replies.pop_front();
+        }
+        inner.replies.push_back(reply);
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Somebody has forgotten what is retained: it is all sent again.
+    pub(super) fn resend_retained(&self) {
+        for retained in &mut self.lock().retained {
+            (retained.sent, retained.settled) = (None, None);
+        }
+        self.wake.notify_one();
     }
 
     /// The next message to send: retained ones first, then the outbox, then what may be lost.
@@ -263,6 +342,7 @@ impl Shared {
         let news =
             inner.status.connected || inner.status.last_fault.as_ref().map(|f| f.kind) != Some(fault.kind);
         inner.drop_volatile();
+        inner.replies.clear();
         inner.status.connected = false;
         inner.status.last_fault = Some(fault.clone());
         inner.status.retry_in = retry_in;
@@ -291,6 +371,7 @@ impl Shared {
                     }
                 }
             }
+            Ticket::Reply => {}
             Ticket::Volatile => inner.status.volatile_dropped += u64::from(poison),
         }
         self.settled.notify_all();
@@ -377,6 +458,10 @@ impl Inner {
         if let Some(task) = self.next_retained() {
             return Some(task);
         }
+        if let Some(Reply { topic, payload, correlation }) = self.replies.pop_front() {
+            let message = Message::new(topic, payload);
+            return Some(Task { ticket: Ticket::Reply, message, expiry_seconds: None, correlation });
+        }
         if let Some(mut outgoing) = self.outbox.next(now) {
             if now >= outgoing.accepted + replay_after
                 && let Some(topic) = Topics::replayed(&outgoing.message.topic)
@@ -390,10 +475,11 @@ impl Inner {
                 ticket: Ticket::Outbox(outgoing.seq),
                 message: outgoing.message,
                 expiry_seconds,
+                correlation: None,
             });
         }
         let message = self.volatile.pop_front()?;
-        Some(Task { ticket: Ticket::Volatile, message, expiry_seconds: None })
+        Some(Task { ticket: Ticket::Volatile, message, expiry_seconds: None, correlation: None })
     }
 
     fn next_retained(&mut self) -> Option<Task> {
@@ -402,7 +488,7 @@ impl Inner {
         let retained = self.retained.get_mut(place)?;
         retained.sent = Some(retained.version);
         let ticket = Ticket::Retained { place, version: retained.version };
-        Some(Task { ticket, message: retained.message.clone(), expiry_seconds: None })
+        Some(Task { ticket, message: retained.message.clone(), expiry_seconds: None, correlation: None })
     }
 
     fn is_settled(&self) -> bool {
@@ -496,6 +582,22 @@ mod tests {
         assert_eq!(topics(), ["g/d/event", "g/d/why"]);
         clock.advance(Duration::from_millis(1));
         assert_eq!(topics(), ["g/d/event/replayed", "g/d/why"]);
+    }
+
+    #[test]
+    fn responses_are_bounded_and_lost_with_the_connection() {
+        let shared = shared();
+        let reply =
+            |n: usize| Reply { topic: "a".into(), payload: n.to_string().into(), correlation: Some(vec![7]) };
+        shared.respond(reply(0));
+        assert!(shared.next().is_none(), "nobody waits for it");
+        shared.connected();
+        (0..MAX_REPLIES + 1).for_each(|n| shared.respond(reply(n)));
+        let first = shared.next().unwrap();
+        assert_eq!((first.message.payload, first.correlation), (b"1".to_vec(), Some(vec![7])));
+        shared.lost(&Fault::new(FaultKind::Closed, "gone"), Duration::ZERO);
+        shared.connected();
+        assert!(shared.next().is_none());
     }
 
     #[test]

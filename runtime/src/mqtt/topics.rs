@@ -60,6 +60,24 @@ impl Topics {
         topic.ends_with("/event").then(|| format!("{topic}/replayed"))
     }
 
+    /// Sentences about what goes on.
+    #[must_use]
+    pub fn caption(&self) -> String {
+        self.topic("caption")
+    }
+
+    /// Where commands are sent to: `command/<name>`.
+    #[must_use]
+    pub fn command(&self, name: &str) -> String {
+        self.topic(&format!("command/{name}"))
+    }
+
+    /// Answers to commands that name no topic of their own.
+    #[must_use]
+    pub fn response(&self) -> String {
+        self.topic("response")
+    }
+
     /// Why events were sent or not.
     #[must_use]
     pub fn why(&self) -> String {
@@ -84,7 +102,7 @@ impl Topics {
 }
 
 /// Whether a message can be published to `topic`.
-pub(super) fn is_topic(topic: &str) -> bool {
+pub(crate) fn is_topic(topic: &str) -> bool {
     !topic.is_empty()
         && topic.len() <= MAX_TOPIC_BYTES
         && !topic.contains(['+', '#'])

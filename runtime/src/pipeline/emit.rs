@@ -48,6 +48,9 @@ impl<'a> Emitter<'a> {
         let (topic, age, payload) = match product {
             Product::Event(event) => (self.topics.event(), self.ages.event, serde_json::to_vec(event)),
             Product::Why(why) => (self.topics.why(), self.ages.why, serde_json::to_vec(why)),
+            Product::Caption(caption) => {
+                (self.topics.caption(), self.ages.event, serde_json::to_vec(caption))
+            }
         };
         let Ok(payload) = payload else {
             tracing::error!("an event could not be written as JSON");

@@ -49,12 +49,13 @@ impl Status {
     }
 }
 
-/// Reads a source until it ends or `stop` is set.
+/// Reads a source until it ends or `stop` is set. While `paused` is set nothing is handed on: what comes is read into a
+/// place of its own, that no other thread ever sees, and overwritten by the next.
 pub(super) fn pump<T: Default>(
     mut read: impl FnMut(&mut T, Duration) -> Result<Read, SourceError>,
     mut out: Producer<'_, Slot<T>>,
     status: &Status,
-    stop: &AtomicBool,
+    (stop, paused): (&AtomicBool, &AtomicBool),
     consumer: &Thread,
 ) {
     let pool = Pool::<T>::new(QUEUE);
@@ -62,9 +63,11 @@ pub(super) fn pump<T: Default>(
     let mut spare = T::default();
     let mut slot = None;
     while !stop.load(Ordering::Relaxed) {
-        slot = slot.or_else(|| pool.take());
+        slot = if paused.load(Ordering::Acquire) { None } else { slot.or_else(|| pool.take()) };
         let target = slot.as_deref_mut().unwrap_or(&mut spare);
         match read(target, TIMEOUT) {
+            // Once more, for what was on its way when the pause began.
+            Ok(Read::Data) if paused.load(Ordering::Acquire) => {}
             Ok(Read::Data) => {
                 let sent = slot.take().is_some_and(|slot| out.enqueue(slot).is_ok());
                 if !sent {

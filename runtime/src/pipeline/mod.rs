@@ -7,10 +7,12 @@
 mod duty;
 mod emit;
 mod feed;
+mod operator;
 mod processor;
 mod replay;
 
 pub use duty::DutyControl;
 pub use emit::{Ages, Emitter};
-pub use processor::{Processor, Product, Report};
+pub use operator::Operator;
+pub use processor::{Caption, Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};

@@ -12,7 +12,7 @@ use crate::{
         Sentence, SnippetInfo, Why,
     },
     frontend::{mel::LogMel, video::frame_tensor},
-    model::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Output, Prompt},
+    model::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Output, Prompt, SelfTest},
     source::Frame,
     timeline::Snippet,
 };
@@ -24,6 +24,23 @@ pub enum Product {
     Event(Event),
     /// Why an event was or was not raised.
     Why(Why),
+    /// A sentence about the newest snippet as a whole.
+    Caption(Caption),
+}
+
+/// A sentence about the newest snippet as a whole, on the `caption` topic.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Caption {
+    /// Version of the payload: 1.
+    pub v: u32,
+    /// Device name.
+    pub device: String,
+    /// End of the newest snippet that it rests on, in seconds on the timeline.
+    pub time: f64,
+    /// The sentence.
+    pub text: String,
+    /// Geometric mean of its tokens' probabilities.
+    pub confidence: f64,
 }
 
 /// What one snippet cost and said.
@@ -157,6 +174,43 @@ impl Processor {
     pub fn finish(&mut self, reason: EndReason, now: MonoTime, sink: &mut dyn FnMut(Product)) {
         self.engine.finish(reason, now, &mut |event| sink(Product::Event(event)));
         self.drain_why(sink);
+    }
+
+    /// Ends the open events of `senses`.
+    pub fn finish_senses(&mut self, senses: &[Sense], now: MonoTime, sink: &mut dyn FnMut(Product)) {
+        self.engine.finish_senses(senses, EndReason::Paused, now, &mut |event| sink(Product::Event(event)));
+        self.drain_why(sink);
+    }
+
+    /// Takes new settings and quiet hours over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for settings that make no sense; then nothing is changed.
+    pub fn configure(&mut self, settings: EventSettings, quiet: bool, quiet_labels: &[bool]) -> Result<()> {
+        self.engine.reconfigure(self.model.manifest(), settings)?;
+        self.engine.set_quiet(quiet);
+        self.engine.set_quiet_labels(quiet_labels);
+        Ok(())
+    }
+
+    /// The model, for questions between snippets.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+
+    /// Runs the bundle's golden snippets on the model in use, which ends every open event and forgets the last minute.
+    ///
+    /// # Errors
+    /// When the results are not those that the bundle was made with.
+    pub fn self_test(
+        &mut self,
+        bundle: &Bundle,
+        now: MonoTime,
+        sink: &mut dyn FnMut(Product),
+    ) -> Result<Option<SelfTest>> {
+        self.finish(EndReason::Reset, now, sink);
+        self.has_previous = false;
+        self.model.self_test(bundle)
     }
 
     /// Frontends: log-mel patch and frame tensors.

@@ -10,13 +10,14 @@ use std::{
 };
 
 use super::{
-    Processor, Product, Report,
+    Operator, Processor, Product, Report,
     feed::{Slots, Status, drain, pump},
 };
 use crate::{
     Result,
     clock::{Clock, MonoTime},
-    event::EndReason,
+    command::Paused,
+    event::{EndReason, Sense},
     source::{AudioSource, Block, Frame, Read, SourceError, VideoSource, clip::Clip, pace::Paced},
     timeline::{Assembler, AssemblerConfig, AssemblerCounters, Poll, Push, Snippet},
 };
@@ -53,6 +54,7 @@ pub struct Replay<'a> {
     assembler: Assembler,
     snippet: Box<Snippet>,
     summary: Summary,
+    operator: Option<&'a mut Operator>,
 }
 
 /// Who listens: products as they come, a report after each snippet.
@@ -65,6 +67,8 @@ pub trait Listener {
     }
     /// A snippet is done; `counters` are the assembler's so far. An error ends the replay.
     fn report(&mut self, report: &Report, counters: &AssemblerCounters) -> Result<()>;
+    /// Nothing to do just now (real time only).
+    fn idle(&mut self) {}
 }
 
 impl<'a> Replay<'a> {
@@ -80,7 +84,15 @@ impl<'a> Replay<'a> {
         if let Some(video) = &mut clip.video {
             video.choose(assembler.frame_choice());
         }
-        Self { clip, processor, clock, assembler, snippet: Box::default(), summary: Summary::default() }
+        let (snippet, summary) = (Box::default(), Summary::default());
+        Self { clip, processor, clock, assembler, snippet, summary, operator: None }
+    }
+
+    /// Takes orders between snippets (real time only).
+    #[must_use]
+    pub fn operated_by(mut self, operator: Option<&'a mut Operator>) -> Self {
+        self.operator = operator;
+        self
     }
 
     /// Plays it to its end. `epoch` is where the clip's time 0 stands on the clock (real time only); `stop` ends it
@@ -133,35 +145,54 @@ impl<'a> Replay<'a> {
         let (audio_status, video_status) = (Status::default(), Status::default());
         let (mut audio_over, mut video_over) = (self.clip.audio.is_none(), self.clip.video.is_none());
         let halt = AtomicBool::new(false);
+        let control = self.operator.as_ref().map(|o| Arc::clone(o.control())).unwrap_or_default();
+        let mut was = Paused::default();
         let consumer = thread::current();
         let clock = Arc::clone(&self.clock);
         let outcome = thread::scope(|scope| {
             if let Some(source) = self.clip.audio.take() {
                 let mut source: Paced<_, Block> = Paced::new(source, Arc::clone(&clock), epoch);
-                let (status, halt, consumer) = (&audio_status, &halt, consumer.clone());
-                scope.spawn(move || pump(|b, t| source.read(b, t), audio_in, status, halt, &consumer));
+                let (status, consumer) = (&audio_status, consumer.clone());
+                let flags = (&halt, control.paused_flag(Sense::Hear));
+                scope.spawn(move || pump(|b, t| source.read(b, t), audio_in, status, flags, &consumer));
             }
             if let Some(source) = self.clip.video.take() {
                 let mut source: Paced<_, Frame> = Paced::new(source, Arc::clone(&clock), epoch);
-                let (status, halt, consumer) = (&video_status, &halt, consumer.clone());
-                scope.spawn(move || pump(|f, t| source.read(f, t), video_in, status, halt, &consumer));
+                let (status, consumer) = (&video_status, consumer.clone());
+                let flags = (&halt, control.paused_flag(Sense::See));
+                scope.spawn(move || pump(|f, t| source.read(f, t), video_in, status, flags, &consumer));
             }
             let mut work = || -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
                     let assembler = &mut self.assembler;
-                    if drain(&mut audio_out, &audio_status, &mut audio_over, |b| _ = assembler.push_audio(b))
-                    {
-                        assembler.audio_ended();
+                    let paused = control.paused();
+                    let push = |b: &Block| _ = !paused.hear && assembler.push_audio(b) == Push::Full;
+                    let ended = drain(&mut audio_out, &audio_status, &mut audio_over, push);
+                    match (ended, paused.hear) {
+                        (true, _) => assembler.audio_ended(),
+                        (false, true) if !was.hear && !audio_over => assembler.audio_lost(),
+                        (false, false) if was.hear && !audio_over => assembler.audio_back(),
+                        _ => {}
                     }
-                    if drain(&mut video_out, &video_status, &mut video_over, |f| _ = assembler.push_frame(f))
-                    {
-                        assembler.video_ended();
+                    let push = |f: &Frame| _ = !paused.see && assembler.push_frame(f) == Push::Full;
+                    let ended = drain(&mut video_out, &video_status, &mut video_over, push);
+                    match (ended, paused.see) {
+                        (true, _) => assembler.video_ended(),
+                        (false, true) if !was.see && !video_over => assembler.video_lost(),
+                        (false, false) if was.see && !video_over => assembler.video_back(),
+                        _ => {}
                     }
+                    was = paused;
                     let now = MonoTime(clock.now().since(epoch));
                     match self.assembler.poll(Some(now), &mut self.snippet) {
                         Poll::Ready => self.process(to)?,
                         Poll::Ended => break,
-                        Poll::Pending => thread::park_timeout(Duration::from_millis(20)),
+                        Poll::Pending => {
+                            to.idle();
+                            if !self.serve(now, to)? {
+                                thread::park_timeout(Duration::from_millis(20));
+                            }
+                        }
                     }
                 }
                 Ok(())
@@ -182,6 +213,12 @@ impl<'a> Replay<'a> {
         self.summary.end = report.end;
         to.inspect(self.processor, &self.snippet)?;
         to.report(&report, &self.assembler.counters())
+    }
+
+    /// Carries out orders; whether there is more to do at once.
+    fn serve(&mut self, now: MonoTime, to: &mut dyn Listener) -> Result<bool> {
+        let Some(operator) = &mut self.operator else { return Ok(false) };
+        operator.serve(self.processor, now, &mut |product| to.product(product))
     }
 }
 
