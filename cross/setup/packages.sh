@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what girasol needs to build, run its demo and test itself, on Debian or Ubuntu.
 #
-#   packages.sh build   compiler, Rust                       (make build)
+#   packages.sh build   compiler, Rust, ALSA, libclang       (make build)
 #   packages.sh demo    build + ffmpeg, mosquitto, Python    (make demo, make test)
+#   packages.sh board   demo + arm64 compiler, QEMU          (make test-board)
 #
 # Says what it installs, touches nothing when all is there. Needs root or sudo only if something is missing.
 set -euo pipefail
@@ -77,11 +78,26 @@ install_rust() {
     have_rust || die "cargo is still older than $(wanted_rust) or absent"
 }
 
-build=(ca-certificates curl build-essential pkg-config git)
+# Packages of another architecture are only known after this.
+add_arm64() {
+    dpkg --print-foreign-architectures | grep -qx arm64 && return 0
+    say "dpkg --add-architecture arm64; apt-get update"
+    as_root dpkg --add-architecture arm64
+    as_root apt-get update --quiet
+}
+
+# libclang reads V4L2's header when the `v4l` crate is built; the ALSA library is linked.
+build=(ca-certificates curl build-essential pkg-config git libasound2-dev libclang-dev)
 demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil python3-pip)
+board=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross libasound2-dev:arm64 qemu-system-arm mmdebstrap kmod cpio
+    busybox-static)
 case ${1:-} in
     build) install_packages "${build[@]}" ;;
     demo) install_packages "${build[@]}" "${demo[@]}" ;;
-    *) die "usage: packages.sh build|demo" ;;
+    board)
+        add_arm64
+        install_packages "${build[@]}" "${demo[@]}" "${board[@]}"
+        ;;
+    *) die "usage: packages.sh build|demo|board" ;;
 esac
 install_rust

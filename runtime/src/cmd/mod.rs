@@ -2,8 +2,10 @@
 
 mod bench;
 mod check;
+mod devices;
 mod generate;
 mod replay;
+mod run;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +27,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
+    Devices(devices::Devices),
     Replay(replay::Replay),
     Check(check::Check),
     Bench(bench::Bench),
@@ -66,6 +70,8 @@ impl ConfigArgs {
 /// Runs the chosen subcommand.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Run(command) => command.run(),
+        Command::Devices(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -170,7 +170,7 @@ impl Replay {
 
 /// A flag that SIGINT and SIGTERM set, so that open events are ended and `offline` is said; a second signal ends the
 /// process at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // In this order: at the first signal the flag is not yet set when the shutdown looks at it.
@@ -181,7 +181,7 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
+pub(super) fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdout().lock()));
     }
@@ -231,7 +231,7 @@ fn source_state(there: bool) -> SourceState {
     if there { SourceState::Healthy } else { SourceState::Absent }
 }
 
-fn bundle_state(processor: &Processor) -> BundleState {
+pub(super) fn bundle_state(processor: &Processor) -> BundleState {
     let manifest = processor.model().manifest();
     BundleState {
         name: manifest.name.clone(),
@@ -343,6 +343,6 @@ impl ProgressLine {
     }
 }
 
-fn round(x: f64) -> f64 {
+pub(super) fn round(x: f64) -> f64 {
     (x * 1000.0).round() / 1000.0
 }

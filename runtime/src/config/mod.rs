@@ -3,6 +3,7 @@
 //! Precedence: built-in defaults < bundle (thresholds) < TOML file < settings persisted by MQTT command.
 //! docs/reference/config.md is [`reference`]'s output; a test holds it to the code.
 
+mod devices;
 mod reference;
 mod span;
 
@@ -14,7 +15,11 @@ use std::{
 use girasol_model::{Labels, ThresholdChoice};
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::{reference::reference, span::Span};
+pub use self::{
+    devices::{CameraConfig, MicrophoneConfig},
+    reference::reference,
+    span::Span,
+};
 use crate::{
     Error, ErrorKind, Result,
     event::{EventSettings, LabelSettings, SenseSettings},
@@ -34,6 +39,10 @@ pub struct Config {
     pub device: Device,
     /// Which model.
     pub model: ModelConfig,
+    /// The camera.
+    pub camera: CameraConfig,
+    /// The microphone.
+    pub microphone: MicrophoneConfig,
     /// The broker.
     pub mqtt: Mqtt,
     /// When events begin and end.
@@ -53,6 +62,8 @@ impl Default for Config {
         Self {
             device: Device::default(),
             model: ModelConfig::default(),
+            camera: CameraConfig::default(),
+            microphone: MicrophoneConfig::default(),
             mqtt: Mqtt::default(),
             events: Events::default(),
             hear: SenseSettings::hear().into(),
@@ -348,6 +359,7 @@ impl Config {
         if !plain(&self.device.name) {
             return fault("device.name", "use 1 to 64 of the characters a-z A-Z 0-9 _ - .");
         }
+        self.camera.validate().map_err(|(key, message)| (format!("camera.{key}"), message.to_owned()))?;
         let prefix = &self.mqtt.topic_prefix;
         if prefix.is_empty()
             || prefix.len() > 128
