@@ -77,6 +77,7 @@ impl Run {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), device = config.device.name, "running");
         let outcome = run_live(sources(&config, &clock), &mut processor, &clock, &stop, &mut service);
         let events = service.emitter.events();
+        drop(service);
         if let Some(publisher) = publisher {
             publisher.shutdown(FAREWELL);
         }

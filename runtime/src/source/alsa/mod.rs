@@ -96,14 +96,15 @@ impl<P: Pcm> Capture<P> {
                 .help("8000 to 192000 Hz can")
         })?;
         // Half a block at a time: what waits in the resampler may come on top.
-        let frames = (BLOCK_CAPACITY as u64 / 2 * u64::from(rate) / u64::from(SAMPLE_RATE)) as usize;
+        const { assert!(SAMPLE_RATE as usize / pcm::READS as usize == BLOCK_CAPACITY / 2) };
+        let frames = (rate / pcm::READS) as usize;
         Ok(Self {
             name,
             mode,
             pcm,
             clock,
             resampler,
-            input: vec![0.0; frames.min(pcm::CHUNK)],
+            input: vec![0.0; frames],
             frames: 0,
             samples: 0,
             lost: false,

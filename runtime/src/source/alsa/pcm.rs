@@ -57,11 +57,11 @@ const RATES: [u32; 4] = [16_000, 48_000, 44_100, 32_000];
 /// More channels than this are not mixed down.
 const MAX_CHANNELS: u32 = 8;
 /// A read wakes up about so often.
-const PERIOD_MICROS: u32 = 20_000;
+const PERIOD_MICROS: u32 = 40_000;
 /// So long nobody need read before sound is lost.
 const BUFFER_MICROS: u32 = 500_000;
-/// Frames read at a time.
-pub(super) const CHUNK: usize = 1_024;
+/// Reads a second: so many frames are read at a time that their samples fill half a block.
+pub(super) const READS: u32 = 20;
 
 /// An open sound card that captures.
 pub(super) struct Card {
@@ -84,7 +84,7 @@ impl Card {
         pcm.prepare().map_err(at("preparing"))?;
         pcm.start().map_err(at("starting"))?;
         let width = if sample == Sample::S16 { 2 } else { 4 };
-        let bytes = vec![0; CHUNK * channels * width];
+        let bytes = vec![0; (rate / READS) as usize * channels * width];
         Ok(Self { pcm, sample, channels, rate, bytes })
     }
 
@@ -167,7 +167,7 @@ impl Pcm for Card {
     fn read(&mut self, out: &mut [f32]) -> Result<usize, Errno> {
         let width = if self.sample == Sample::S16 { 2 } else { 4 };
         let frame = width * self.channels;
-        let wanted = out.len().min(CHUNK) * frame;
+        let wanted = (out.len() * frame).min(self.bytes.len());
         // One at a time, as the library wants it.
         let io = self.pcm.io_bytes();
         let frames = io.readi(&mut self.bytes[..wanted]).map_err(errno)?;
