@@ -66,13 +66,16 @@ pub trait Listener {
 impl<'a> Replay<'a> {
     /// Of `clip` through `processor`.
     #[must_use]
-    pub fn new(clip: Clip, processor: &'a mut Processor, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(mut clip: Clip, processor: &'a mut Processor, clock: Arc<dyn Clock>) -> Self {
         let config = AssemblerConfig {
             audio: clip.audio.is_some(),
             video: clip.video.is_some(),
             ..AssemblerConfig::default()
         };
         let assembler = Assembler::new(config).starting_at(MonoTime(0));
+        if let Some(video) = &mut clip.video {
+            video.choose(assembler.frame_choice());
+        }
         Self { clip, processor, clock, assembler, snippet: Box::default(), summary: Summary::default() }
     }
 

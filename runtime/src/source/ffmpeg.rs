@@ -19,6 +19,7 @@ use super::{
     AudioSource, Block, Frame, Read, SourceError, SourceErrorKind, VideoSource, pcm::PcmQueue,
     wav::read_fully, y4m::Y4mSource,
 };
+use crate::timeline::FrameChoice;
 
 /// Frames per second asked of the decoder; two per snippet are used.
 const MAX_FPS: f64 = 15.0;
@@ -240,6 +241,8 @@ pub struct FfmpegVideo {
     /// Dropped before the decoder, whose pipe it holds; made at the first read, when the header has come.
     stream: Option<Y4mSource<BufReader<ChildStdout>>>,
     pipe: Option<ChildStdout>,
+    /// Not yet handed on to the stream.
+    choice: Option<FrameChoice>,
     decoder: Decoder,
     delivered: bool,
     ended: bool,
@@ -256,7 +259,15 @@ impl FfmpegVideo {
         let options = ["-map", "0:V:0", "-an", "-sn", "-dn", "-vf", &filter];
         let format = ["-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe"];
         let (decoder, pipe) = Decoder::start(path, &[&options[..], &format[..]].concat())?;
-        Ok(Self { stream: None, pipe: Some(pipe), decoder, delivered: false, ended: false, warning: None })
+        Ok(Self {
+            stream: None,
+            pipe: Some(pipe),
+            choice: None,
+            decoder,
+            delivered: false,
+            ended: false,
+            warning: None,
+        })
     }
 
     /// Opens the stream once its header is there.
@@ -283,6 +294,9 @@ impl VideoSource for FfmpegVideo {
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
         self.start()?;
         let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) else { return Ok(Read::End) };
+        if let Some(choice) = self.choice.take() {
+            stream.choose(choice);
+        }
         let read = stream.read(out, timeout)?;
         if read == Read::End {
             self.ended = true;
@@ -291,6 +305,10 @@ impl VideoSource for FfmpegVideo {
         }
         self.delivered |= read == Read::Data;
         Ok(read)
+    }
+
+    fn choose(&mut self, choice: FrameChoice) {
+        self.choice = Some(choice);
     }
 
     fn warning(&self) -> Option<&str> {

@@ -17,7 +17,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{AudioSource, Block, Frame, Read, SourceError, SourceErrorKind, VideoSource};
-use crate::clock::{Clock, MonoTime};
+use crate::{
+    clock::{Clock, MonoTime},
+    timeline::FrameChoice,
+};
 
 /// How a source fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,13 +294,16 @@ pub struct Supervised<S, F> {
     last_error: Option<SourceError>,
     /// No data since it was opened: what comes first does not follow what came before.
     fresh: bool,
+    /// What a device is told when it is opened.
+    prepare: Option<Box<dyn Fn(&mut S) + Send>>,
 }
 
 impl<S, F: FnMut() -> Result<S, SourceError>> Supervised<S, F> {
     /// Supervises what `open` opens; nothing is opened before the first read.
     pub fn new(name: impl Into<String>, open: F, clock: Arc<dyn Clock>, config: LivenessConfig) -> Self {
         let machine = Liveness::new(config, clock.now());
-        Self { name: name.into(), open, source: None, machine, clock, last_error: None, fresh: true }
+        let (name, source, last_error) = (name.into(), None, None);
+        Self { name, open, source, machine, clock, last_error, fresh: true, prepare: None }
     }
 
     /// How the source fares; compare after each read to notice a change.
@@ -379,7 +385,10 @@ impl<S, F: FnMut() -> Result<S, SourceError>> Supervised<S, F> {
         let opened = (self.open)();
         let now = self.clock.now();
         match opened {
-            Ok(source) => {
+            Ok(mut source) => {
+                if let Some(prepare) = &self.prepare {
+                    prepare(&mut source);
+                }
                 self.source = Some(source);
                 self.fresh = true;
                 self.machine.event(now, Event::Opened);
@@ -402,6 +411,11 @@ impl<S: VideoSource, F: FnMut() -> Result<S, SourceError> + Send> VideoSource fo
     }
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
         Ok(self.drive(timeout, |source, wait| source.read(out, wait)))
+    }
+    fn choose(&mut self, choice: FrameChoice) {
+        let prepare = move |source: &mut S| source.choose(choice.clone());
+        self.source.iter_mut().for_each(&prepare);
+        self.prepare = Some(Box::new(prepare));
     }
 }
 
@@ -489,6 +503,7 @@ mod tests {
         fn describe(&self) -> &str {
             "cam0"
         }
+        fn choose(&mut self, _choice: FrameChoice) {}
         fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
             match self.0.mode() {
                 Mode::Runs => {

@@ -64,6 +64,7 @@ use std::{fmt, time::Duration};
 use crate::{
     clock::MonoTime,
     error::{Error, ErrorKind},
+    timeline::FrameChoice,
 };
 
 /// Nominal sample rate of every [`Block`], in Hz.
@@ -100,6 +101,9 @@ pub trait VideoSource: Send {
     /// The source is gone, or what it delivers cannot be used.
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError>;
 
+    /// From now on only what `choice` wants need be converted; of other frames only the time counts.
+    fn choose(&mut self, choice: FrameChoice);
+
     /// What was wrong with the data but tolerated ("the last frame is incomplete"); complete after [`Read::End`].
     fn warning(&self) -> Option<&str> {
         None
@@ -130,6 +134,9 @@ impl<S: VideoSource + ?Sized> VideoSource for Box<S> {
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
         (**self).read(out, timeout)
     }
+    fn choose(&mut self, choice: FrameChoice) {
+        (**self).choose(choice);
+    }
     fn warning(&self) -> Option<&str> {
         (**self).warning()
     }
@@ -154,6 +161,8 @@ pub struct Frame {
     pub time: MonoTime,
     /// Frames the device or driver lost just before this one, by its sequence numbers.
     pub dropped_before: u32,
+    /// Whether it was converted; otherwise its pixels mean nothing ([`VideoSource::choose`]).
+    pub has_pixels: bool,
     rgb: Box<[u8; FRAME_BYTES]>,
 }
 
@@ -161,7 +170,7 @@ impl Frame {
     /// A black frame at time 0; allocates, so make it once.
     #[must_use]
     pub fn new() -> Self {
-        Self { time: MonoTime(0), dropped_before: 0, rgb: Box::new([0; FRAME_BYTES]) }
+        Self { time: MonoTime(0), dropped_before: 0, has_pixels: true, rgb: Box::new([0; FRAME_BYTES]) }
     }
 
     /// The pixels.
@@ -178,6 +187,7 @@ impl Frame {
     pub(crate) fn copy_from(&mut self, other: &Self) {
         self.time = other.time;
         self.dropped_before = other.dropped_before;
+        self.has_pixels = other.has_pixels;
         self.rgb.copy_from_slice(&other.rgb[..]);
     }
 }

@@ -6,7 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{AudioSource, Block, Frame, Read, SourceError, VideoSource};
-use crate::clock::{Clock, MonoTime};
+use crate::{
+    clock::{Clock, MonoTime},
+    timeline::FrameChoice,
+};
 
 /// A recording played in real time. `T` is what it delivers, [`Frame`] or [`Block`].
 pub struct Paced<S, T> {
@@ -56,6 +59,9 @@ impl<S: VideoSource> VideoSource for Paced<S, Frame> {
     }
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
         self.deliver(out, timeout, |s, next| s.read(next, timeout), |frame| frame.time)
+    }
+    fn choose(&mut self, choice: FrameChoice) {
+        self.inner.choose(choice);
     }
     fn warning(&self) -> Option<&str> {
         self.inner.warning()

@@ -15,6 +15,7 @@ use super::{Frame, Read, SourceError, SourceErrorKind, VideoSource};
 use crate::{
     clock::MonoTime,
     frontend::video::{PixelFormat, Range, Resizer},
+    timeline::FrameChoice,
 };
 
 /// Longest header line believed.
@@ -83,6 +84,7 @@ pub struct Y4mSource<R> {
     reader: R,
     header: Header,
     resizer: Resizer,
+    choice: Option<FrameChoice>,
     buffer: Vec<u8>,
     index: u64,
     ended: bool,
@@ -125,8 +127,17 @@ impl<R: BufRead + Send> Y4mSource<R> {
         let header = Header::parse(text).map_err(unsupported)?;
         let resizer = Resizer::new(header.format, header.width, header.height)
             .map_err(|e| SourceError { message: format!("{name}: {}", e.message), ..e })?;
-        let source =
-            Self { name, reader, header, resizer, buffer: Vec::new(), index: 0, ended: false, warning: None };
+        let source = Self {
+            name,
+            reader,
+            header,
+            resizer,
+            choice: None,
+            buffer: Vec::new(),
+            index: 0,
+            ended: false,
+            warning: None,
+        };
         Ok(source)
     }
 
@@ -167,11 +178,18 @@ impl<R: BufRead + Send> VideoSource for Y4mSource<R> {
             }
             return Ok(Read::End);
         }
-        self.resizer.convert(&self.buffer, 0, self.header.range, out)?;
         out.time = self.header.frame_time(self.index);
+        out.has_pixels = self.choice.as_mut().is_none_or(|choice| choice.wants(out.time));
+        if out.has_pixels {
+            self.resizer.convert(&self.buffer, 0, self.header.range, out)?;
+        }
         out.dropped_before = 0;
         self.index += 1;
         Ok(Read::Data)
+    }
+
+    fn choose(&mut self, choice: FrameChoice) {
+        self.choice = Some(choice);
     }
 
     fn warning(&self) -> Option<&str> {
@@ -193,6 +211,7 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<(
 )]
 pub(crate) mod tests {
     use super::*;
+    use crate::timeline::{Assembler, AssemblerConfig};
 
     /// `frames` grey frames; the value of frame `n` is `n · 10`.
     pub(crate) fn y4m(header: &str, frame_bytes: usize, frames: usize) -> Vec<u8> {
@@ -236,6 +255,24 @@ pub(crate) mod tests {
             open(&y4m("W7 H5 F10:1 C420p10", 10, 1)).err().unwrap().kind,
             SourceErrorKind::Unsupported
         );
+    }
+
+    #[test]
+    fn what_is_not_chosen_is_not_converted_but_has_its_time() {
+        let file = y4m("W2 H2 F25:1 Cmono", 4, 26);
+        let mut source = open(&file).unwrap();
+        let assembler = Assembler::new(AssemblerConfig::default()).starting_at(MonoTime(0));
+        source.choose(assembler.frame_choice());
+        let (mut with, mut frame) = (Vec::new(), Frame::new());
+        for n in 0..26 {
+            source.read(&mut frame, Duration::ZERO).unwrap();
+            assert_eq!(frame.time, MonoTime(n * 40_000_000));
+            if frame.has_pixels {
+                with.push(n);
+            }
+        }
+        // The first two, since nothing is known yet; then those beside 0.24 s and 0.72 s.
+        assert_eq!(with, [0, 6, 18]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::{
+    choice::{FrameChoice, Origin},
     drift::Drift,
     picture::Picture,
     snippet::{SNIPPET_NANOS, SNIPPET_SAMPLES, SNIPPET_SECONDS, Snippet},
@@ -121,7 +122,7 @@ impl Supply {
 /// Puts sound and pictures together. Holds a few snippets in fixed memory and allocates nothing after `new`.
 pub struct Assembler {
     config: AssemblerConfig,
-    origin: Option<MonoTime>,
+    origin: Origin,
     /// The snippet in hand.
     next: u64,
     sound: Sound,
@@ -138,7 +139,7 @@ impl Assembler {
     pub fn new(config: AssemblerConfig) -> Self {
         Self {
             config,
-            origin: None,
+            origin: Origin::unknown(),
             next: 0,
             sound: Sound::new(),
             picture: Picture::new(),
@@ -151,9 +152,15 @@ impl Assembler {
 
     /// Lets the grid begin at `origin` (a clip's start) instead.
     #[must_use]
-    pub fn starting_at(mut self, origin: MonoTime) -> Self {
-        self.origin = Some(origin);
+    pub fn starting_at(self, origin: MonoTime) -> Self {
+        self.origin.get_or_set(origin);
         self
+    }
+
+    /// For the picture source, so that it converts those frames only that can be used.
+    #[must_use]
+    pub fn frame_choice(&self) -> FrameChoice {
+        FrameChoice::new(self.origin.clone())
     }
 
     /// Takes samples, in any order, split in any way.
@@ -162,7 +169,7 @@ impl Assembler {
             self.counters.implausible += 1;
             return Push::Accepted;
         }
-        let origin = *self.origin.get_or_insert(block.time);
+        let origin = self.origin.get_or_set(block.time);
         let push = self.sound.push(block, block.time.since(origin), &mut self.counters);
         self.counters.full += u64::from(push == Push::Full);
         push
@@ -174,7 +181,7 @@ impl Assembler {
             self.counters.implausible += 1;
             return Push::Accepted;
         }
-        let origin = *self.origin.get_or_insert(frame.time);
+        let origin = self.origin.get_or_set(frame.time);
         let push = self.picture.push(frame, frame.time.since(origin), &mut self.counters);
         self.counters.full += u64::from(push == Push::Full);
         push
@@ -214,14 +221,14 @@ impl Assembler {
     /// Sound before this time is in hand. At full speed, read whichever source is behind.
     #[must_use]
     pub fn audio_mark(&self) -> Option<MonoTime> {
-        let origin = self.origin?;
+        let origin = self.origin.get()?;
         (self.sound.mark() > i64::MIN).then(|| MonoTime(origin.0.saturating_add(self.sound.mark())))
     }
 
     /// Frames before this time are in hand.
     #[must_use]
     pub fn video_mark(&self) -> Option<MonoTime> {
-        let origin = self.origin?;
+        let origin = self.origin.get()?;
         (self.picture.mark() > i64::MIN).then(|| MonoTime(origin.0.saturating_add(self.picture.mark())))
     }
 
@@ -247,13 +254,13 @@ impl Assembler {
     /// data come.
     #[must_use]
     pub fn deadline(&self) -> Option<MonoTime> {
-        let origin = self.origin?;
+        let origin = self.origin.get()?;
         Some(MonoTime(origin.0.saturating_add(start_of(self.next + 1))) + self.config.grace)
     }
 
     /// Skips to the snippet that holds `time`; never back. Returns how many were left out.
     pub fn skip_to(&mut self, time: MonoTime) -> u64 {
-        let Some(origin) = self.origin else { return 0 };
+        let Some(origin) = self.origin.get() else { return 0 };
         let index = index_of(time.since(origin)).max(self.next);
         let skipped = index - self.next;
         self.counters.skipped += skipped;
@@ -265,7 +272,7 @@ impl Assembler {
     /// take; with the time of day on the sources' timeline it closes snippets at their end plus grace, and when more
     /// than two are due it skips to the newest.
     pub fn poll(&mut self, now: Option<MonoTime>, out: &mut Snippet) -> Poll {
-        let Some(origin) = self.origin else { return self.nothing_yet() };
+        let Some(origin) = self.origin.get() else { return self.nothing_yet() };
         let now = now.map(|now| MonoTime(now.0.clamp(-LATEST, LATEST)));
         let due = now.map_or(0, |now| index_of((now - self.config.grace).since(origin)));
         if due > self.next + MAX_BACKLOG && self.data_end() > start_of(self.next) {

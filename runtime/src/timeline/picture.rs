@@ -58,7 +58,9 @@ impl Picture {
         let within = offset.rem_euclid(SNIPPET_NANOS);
         let k = usize::from(within >= SNIPPET_NANOS / 2);
         let candidate = &mut self.candidates[slot(index)][k];
-        if candidate.offset.is_none() || (within - FRAME_TARGETS[k]).abs() < candidate.distance(k) {
+        if !frame.has_pixels {
+            // Not worth converting, but time goes on.
+        } else if candidate.offset.is_none() || (within - FRAME_TARGETS[k]).abs() < candidate.distance(k) {
             candidate.offset = Some(within);
             candidate.frame.copy_from(frame);
         }
