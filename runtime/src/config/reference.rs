@@ -27,7 +27,11 @@ const KEYS: &[(&str, &str, &str)] = &[
     ),
     ("camera.width", "0–8192", "Width to ask for; 0 means the smallest that is large enough."),
     ("camera.height", "0–8192", "Height to ask for; 0 as with the width."),
-    ("camera.fps", "1–60", "Frames a second to ask for; what comes beyond about that is left undecoded."),
+    (
+        "camera.fps",
+        "1–60",
+        "Frames a second to ask for; of what comes, only frames near the model's two instants per snippet are decoded.",
+    ),
     ("camera.rotate", "0, 90, 180 or 270", "Clockwise turn of the picture in degrees."),
     (
         "camera.crop",

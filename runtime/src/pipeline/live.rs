@@ -27,7 +27,7 @@ use crate::{
         AudioSource, Block, Frame, Read, SourceError, VideoSource,
         liveness::{State, Supervised},
     },
-    timeline::{Assembler, AssemblerConfig, AssemblerCounters, Poll, Slot, Snippet},
+    timeline::{Assembler, AssemblerConfig, AssemblerCounters, FrameChoice, Poll, Slot, Snippet},
 };
 
 /// The loop looks for signals and lost sources at least so often.
@@ -39,11 +39,16 @@ pub trait LiveSource<T>: Send {
     fn next(&mut self, out: &mut T, timeout: Duration) -> Result<Read, SourceError>;
     /// How it fares.
     fn state(&self) -> State;
+    /// Which pictures are worth converting; nothing to a sound source.
+    fn choose(&mut self, _choice: FrameChoice) {}
 }
 
 impl<S: VideoSource, F: FnMut() -> Result<S, SourceError> + Send> LiveSource<Frame> for Supervised<S, F> {
     fn next(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
         VideoSource::read(self, out, timeout)
+    }
+    fn choose(&mut self, choice: FrameChoice) {
+        VideoSource::choose(self, choice);
     }
     fn state(&self) -> State {
         Supervised::state(self)
@@ -159,7 +164,7 @@ fn decode(state: u8) -> State {
 /// # Errors
 /// The model failed; that is a bug or a damaged machine, and only a restart helps.
 pub fn run_live(
-    sources: LiveSources,
+    mut sources: LiveSources,
     processor: &mut Processor,
     clock: &Arc<dyn Clock>,
     stop: &AtomicBool,
@@ -186,6 +191,10 @@ pub fn run_live(
         live: false,
         over: false,
     };
+    let assembler = waiting_assembler(audio.there, video.there);
+    if let Some(video) = &mut sources.video {
+        video.choose(assembler.frame_choice());
+    }
     let halt = AtomicBool::new(false);
     let consumer = thread::current();
     thread::scope(|scope| {
@@ -205,14 +214,7 @@ pub fn run_live(
                 pump(read, video_in, status, halt, &consumer);
             });
         }
-        let mut run = Run {
-            assembler: waiting_assembler(audio.there, video.there),
-            snippet: Box::default(),
-            audio,
-            video,
-            clock,
-            end: clock.now(),
-        };
+        let mut run = Run { assembler, snippet: Box::default(), audio, video, clock, end: clock.now() };
         run.until(stop, processor, to)?;
         let end = run.end;
         processor.finish(EndReason::Shutdown, end, &mut |product| to.product(product));

@@ -30,8 +30,9 @@ use super::{
     view::{Converter, MAX_PLANES, View},
 };
 use crate::{
-    clock::{Clock, MonoTime},
+    clock::Clock,
     frontend::video::{PixelFormat, Range},
+    timeline::FrameChoice,
 };
 
 /// Size asked for when neither the configuration nor the camera says more: the model sees 128 × 96.
@@ -46,7 +47,7 @@ pub struct CameraSettings {
     pub size: Option<(u32, u32)>,
     /// Pixel format to insist on; `None`: the one that costs least.
     pub format: Option<FourCc>,
-    /// Frames a second to ask for. What a camera delivers beyond about that is left undecoded.
+    /// Frames a second to ask for.
     pub fps: u32,
     /// What of the picture is used.
     pub view: View,
@@ -95,19 +96,20 @@ impl VideoSource for Camera {
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
         self.0.read(out, timeout)
     }
+    fn choose(&mut self, choice: FrameChoice) {
+        self.0.choice = Some(choice);
+    }
 }
 
 /// A streaming device and what turns its pictures into frames.
 struct Capture<D: Device> {
     name: String,
     mode: String,
-    clock: Arc<dyn Clock>,
     queue: Queue<D>,
     decoder: Decoder,
-    /// Frames closer together than this are given back unseen.
-    least_distance: i64,
-    last: Option<MonoTime>,
-    /// Lost before frames that were given back unseen.
+    /// Which frames are worth converting; without it all are.
+    choice: Option<FrameChoice>,
+    /// Lost before frames that could not be converted.
     dropped: u32,
 }
 
@@ -127,33 +129,19 @@ impl<D: Device> Capture<D> {
         let rate = fps.map_or_else(|| "unknown rate".to_owned(), |f| format!("{f:.0} frames a second"));
         let mode = format!("{} × {} {}, {rate}", layout.width, layout.height, layout.code);
         let decoder = Decoder::new(layout, encoding, &settings.view)?;
-        let queue = Queue::start(device, name, Arc::clone(&clock))?;
+        let queue = Queue::start(device, name, clock)?;
         tracing::info!(camera = name, mode, "camera open");
-        let least_distance = 600_000_000 / i64::from(settings.fps.max(1));
-        Ok(Self {
-            name: name.to_owned(),
-            mode,
-            clock,
-            queue,
-            decoder,
-            least_distance,
-            last: None,
-            dropped: 0,
-        })
+        Ok(Self { name: name.to_owned(), mode, queue, decoder, choice: None, dropped: 0 })
     }
 
     fn read(&mut self, out: &mut Frame, timeout: Duration) -> Result<Read, SourceError> {
-        let deadline = self.clock.now() + timeout;
-        let held = loop {
-            let left = u64::try_from(deadline.since(self.clock.now())).unwrap_or(0);
-            let Some(held) = self.queue.next(Duration::from_nanos(left))? else { return Ok(Read::Timeout) };
-            self.dropped = self.dropped.saturating_add(held.dropped_before);
-            if self.last.is_none_or(|last| !(0..self.least_distance).contains(&held.time.since(last))) {
-                break held;
-            }
-            self.queue.release(held.index)?;
+        let Some(held) = self.queue.next(timeout)? else { return Ok(Read::Timeout) };
+        self.dropped = self.dropped.saturating_add(held.dropped_before);
+        out.has_pixels = self.choice.as_mut().is_none_or(|choice| choice.wants(held.time));
+        let converted = match out.has_pixels {
+            true => self.decoder.convert(&mut self.queue, &held, out),
+            false => Ok(()),
         };
-        let converted = self.decoder.convert(&mut self.queue, &held, out);
         // In any case, or the driver runs dry.
         self.queue.release(held.index)?;
         if let Err(error) = converted {
@@ -161,7 +149,6 @@ impl<D: Device> Capture<D> {
             return Err(SourceError { message: format!("{}: {}", self.name, error.message), ..error });
         }
         (out.time, out.dropped_before) = (held.time, std::mem::take(&mut self.dropped));
-        self.last = Some(held.time);
         Ok(Read::Data)
     }
 }
