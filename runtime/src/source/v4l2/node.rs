@@ -311,6 +311,7 @@ impl Device for Node {
                 (buffer.length, unsafe { buffer.m.offset })
             };
             let length = length as usize;
+            #[allow(clippy::unnecessary_fallible_conversions, reason = "off_t is 32 bits wide on armv7")]
             let offset = libc::off_t::try_from(offset)
                 .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a buffer out of reach"))?;
             let protection = libc::PROT_READ | libc::PROT_WRITE;
