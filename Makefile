@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
-.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long bench bench-peer clean
+.PHONY: help setup build demo demo-seeds test fmt lint shell deny test-demo test-rust test-long test-faults fuzz bench bench-peer clean
 
 # mosquitto is in /usr/sbin; rustup's folder is not in the PATH of the shell that has just installed it.
 export PATH := $(PATH):/usr/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -64,6 +64,23 @@ test-rust: ## unit, property, integration and whole-program tests; the demo's pr
 test-long: setup ## the long tiers: ignored tests (soak and the like), then 20 demo clips
 	$(CARGO) test --release --workspace --locked -- --ignored
 	@$(MAKE) --no-print-directory demo-seeds
+
+test-faults: setup ## 10 000 events through each kind of trouble, as a table; FAULT=kill (or another) for one; root for all
+	$(CARGO) test --release --workspace --locked --test faults -- --ignored --nocapture --test-threads=1
+
+# What `cargo fuzz` would pass; the coverage is what makes the fuzzer look for new ways.
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address -Ccodegen-units=1
+FUZZ_SECONDS ?= 60
+
+fuzz: ## look for input that breaks a parser, FUZZ_SECONDS each; needs a nightly Rust
+	@for target in outbox; do \
+		mkdir -p .cache/fuzz/$$target; \
+		RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) +nightly run --release --locked --manifest-path tests/fuzz/Cargo.toml \
+			--target $$(rustc -vV | sed -n 's/^host: //p') --bin $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=20000 -len_control=0 -rss_limit_mb=512 .cache/fuzz/$$target; \
+	done
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -247,66 +246,6 @@ impl Drop for Subscriber {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A TCP relay in front of a broker whose connections can be cut, as when a process dies without a word.
-#[derive(Debug)]
-pub struct Relay {
-    port: u16,
-    live: std::sync::Arc<std::sync::Mutex<Vec<TcpStream>>>,
-}
-
-impl Relay {
-    /// Relays from a free loopback port to `broker`.
-    ///
-    /// # Panics
-    /// When there is no free port.
-    #[must_use]
-    pub fn to(broker: &Broker) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let (live, target) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), broker.address());
-        let streams = std::sync::Arc::clone(&live);
-        thread::spawn(move || {
-            for near in listener.incoming().flatten() {
-                let Ok(far) = TcpStream::connect(target) else { continue };
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    if let (Ok(mut from), Ok(mut to)) = (from.try_clone(), to.try_clone()) {
-                        thread::spawn(move || pump(&mut from, &mut to));
-                    }
-                }
-                let mut live = streams.lock().expect("no panic while locked");
-                live.extend([near, far]);
-            }
-        });
-        Self { port, live }
-    }
-
-    /// `mqtt://127.0.0.1:port`.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("mqtt://127.0.0.1:{}", self.port)
-    }
-
-    /// Cuts every connection.
-    ///
-    /// # Panics
-    /// Not in practice.
-    pub fn cut(&self) {
-        for stream in self.live.lock().expect("no panic while locked").drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-}
-
-fn pump(from: &mut TcpStream, to: &mut TcpStream) {
-    let mut buffer = [0; 4_096];
-    while let Ok(n @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..n]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
 /// A port that was free a moment ago.

@@ -30,21 +30,47 @@ pub fn make_authority(dir: &Path, name: &str) {
 /// # Panics
 /// When openssl fails.
 pub fn make_server(dir: &Path, authority: &str, subject: &str) {
+    make_server_for(dir, authority, subject, 2);
+}
+
+/// Makes a server's certificate as [`make_server`] does, that has just expired.
+///
+/// # Panics
+/// When openssl fails.
+pub fn make_expired_server(dir: &Path, authority: &str, subject: &str) {
+    make_server_for(dir, authority, subject, 0);
+}
+
+/// Makes a client's certificate, signed by `authority`: `client.pem` and `client.key`.
+///
+/// # Panics
+/// When openssl fails.
+pub fn make_client(dir: &Path, authority: &str) {
+    make_certificate(dir, authority, "client", "clientAuth", "DNS:porch", 2);
+}
+
+fn make_server_for(dir: &Path, authority: &str, subject: &str, days: u32) {
+    make_certificate(dir, authority, "server", "serverAuth", subject, days);
+}
+
+fn make_certificate(dir: &Path, authority: &str, name: &str, usage: &str, subject: &str, days: u32) {
     let config = format!(
-        "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\nCN = broker\n[server]\nbasicConstraints = CA:FALSE\n\
-         extendedKeyUsage = serverAuth\nsubjectAltName = {subject}\n"
+        "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\nCN = {name}\n[extensions]\nbasicConstraints = CA:FALSE\n\
+         extendedKeyUsage = {usage}\nsubjectAltName = {subject}\n"
     );
-    fs::write(dir.join("server.cnf"), config).expect("a configuration");
+    fs::write(dir.join(format!("{name}.cnf")), config).expect("a configuration");
     openssl(
         dir,
-        "req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config server.cnf \
-         -keyout server.key -out server.csr",
+        &format!(
+            "req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config {name}.cnf \
+             -keyout {name}.key -out {name}.csr"
+        ),
     );
     openssl(
         dir,
         &format!(
-            "x509 -req -in server.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days 2 \
-             -extfile server.cnf -extensions server -out server.pem"
+            "x509 -req -in {name}.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days {days} \
+             -extfile {name}.cnf -extensions extensions -out {name}.pem"
         ),
     );
 }

@@ -118,6 +118,8 @@ fn check_broker(config: &Config) -> Result<String> {
     // Our own session must not be taken over if the service is running.
     settings.client_id = Some(format!("girasol-check-{}", std::process::id()));
     settings.device = format!("{}-check-{}", settings.device, std::process::id());
+    // Nor its outbox.
+    settings.outbox.directory = None;
     let publisher = MqttPublisher::start(settings, clock)?;
     let connected = publisher.wait_connected(Duration::from_secs(5));
     let status = publisher.shutdown(Duration::from_secs(1));

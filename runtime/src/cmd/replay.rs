@@ -16,7 +16,7 @@ use girasol::{
     config::Config,
     event::{EventIdentity, Origin},
     mqtt::{BundleState, MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
-    pipeline::{Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
+    pipeline::{Ages, Emitter, Listener, Processor, Product, Replay as Player, Report, Speed, Summary},
     source::clip::{Clip, Want},
     timeline::AssemblerCounters,
 };
@@ -80,16 +80,23 @@ impl Replay {
         };
         let mut processor = Processor::new(&bundle, config.event_settings(), identity, Arc::clone(&clock))?;
 
+        let settings = config.mqtt_settings();
+        let on_disk = settings.outbox.directory.is_some();
         let publisher = match self.no_mqtt {
             true => None,
-            false => Some(MqttPublisher::start(config.mqtt_settings(), Arc::clone(&clock))?),
+            false => Some(MqttPublisher::start(settings, Arc::clone(&clock))?),
         };
         let (summary, events) = self.play(&config, clip, &mut processor, &clock, publisher.as_ref())?;
         let unsent = publisher.map_or(0, |p| {
             // Also for a broker that is not there yet, for which `shutdown` would not wait.
             let _ = p.flush(FAREWELL);
-            let counts = p.shutdown(FAREWELL).outbox;
-            counts.queued + counts.dropped + counts.expired + counts.poison
+            let status = p.shutdown(FAREWELL);
+            let counts = status.outbox;
+            let kept = if on_disk && status.outbox_fault.is_none() { counts.queued } else { 0 };
+            if kept > 0 {
+                tracing::warn!("{kept} messages did not reach the broker: they wait in the outbox");
+            }
+            counts.queued - kept + counts.dropped + counts.expired + counts.poison
         });
         self.report(&config, &summary, events, unsent)
     }
@@ -105,8 +112,8 @@ impl Replay {
     ) -> Result<(Summary, u64)> {
         let settings = config.mqtt_settings();
         let topics = Topics::new(&settings.prefix, &settings.device)?;
-        let expiry = settings.event_expiry;
-        let mut emitter = Emitter::new(topics, expiry, publisher.map(|p| p as &dyn Publisher));
+        let ages = Ages { event: settings.event_expiry, why: settings.why_expiry };
+        let mut emitter = Emitter::new(topics, ages, publisher.map(|p| p as &dyn Publisher));
         if let Some(path) = &self.events {
             emitter = emitter.also_to(path.display().to_string(), open_lines(path)?);
         }

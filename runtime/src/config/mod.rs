@@ -24,6 +24,7 @@ use crate::{
     Error, ErrorKind, Result,
     event::{EventSettings, LabelSettings, SenseSettings},
     mqtt::MqttSettings,
+    outbox::OutboxSettings,
 };
 
 /// Where the configuration is looked for when none is named.
@@ -45,6 +46,8 @@ pub struct Config {
     pub microphone: MicrophoneConfig,
     /// The broker.
     pub mqtt: Mqtt,
+    /// What the broker does not have yet.
+    pub outbox: Outbox,
     /// When events begin and end.
     pub events: Events,
     /// What is heard.
@@ -65,6 +68,7 @@ impl Default for Config {
             camera: CameraConfig::default(),
             microphone: MicrophoneConfig::default(),
             mqtt: Mqtt::default(),
+            outbox: Outbox::default(),
             events: Events::default(),
             hear: SenseSettings::hear().into(),
             see: SenseSettings::see().into(),
@@ -129,7 +133,7 @@ pub struct Mqtt {
     pub client_key_file: Option<PathBuf>,
     /// Keep-alive interval.
     pub keep_alive: Span,
-    /// Messages held while the broker is away; the oldest are dropped and counted.
+    /// Messages held in memory while the broker is away, without an outbox on disk; the oldest are dropped and counted.
     pub queue: u32,
 }
 
@@ -147,6 +151,76 @@ impl Default for Mqtt {
             keep_alive: Span::from_secs(15),
             queue: 4096,
         }
+    }
+}
+
+/// `[outbox]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbox {
+    /// Where messages are kept on disk; none: `$STATE_DIRECTORY`, which systemd sets, else in memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Size on disk.
+    pub size_mib: u32,
+    /// Power-cut window.
+    pub sync_every: Span,
+    /// Age at which an event that has not been delivered is dropped.
+    pub event_age: Span,
+    /// The same for `why` records.
+    pub why_age: Span,
+    /// Age from which an event goes to `event/replayed`.
+    pub replay_after: Span,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        let (outbox, mqtt) = (OutboxSettings::default(), MqttSettings::default());
+        Self {
+            directory: None,
+            size_mib: 4,
+            sync_every: Span::new(outbox.sync_every),
+            event_age: Span::new(mqtt.event_expiry),
+            why_age: Span::new(mqtt.why_expiry),
+            replay_after: Span::new(mqtt.replay_after),
+        }
+    }
+}
+
+impl Outbox {
+    fn settings(&self, memory_messages: u32) -> OutboxSettings {
+        let systemd = || {
+            let directories = std::env::var("STATE_DIRECTORY").ok()?;
+            directories.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from)
+        };
+        OutboxSettings {
+            directory: self.directory.clone().or_else(systemd),
+            disk_bytes: (self.size_mib as usize) << 20,
+            sync_every: self.sync_every.get(),
+            memory_messages: memory_messages as usize,
+            ..OutboxSettings::default()
+        }
+    }
+
+    /// Returns the key and what is wrong.
+    fn validate(&self) -> Result<(), (String, String)> {
+        let fault = |key: &str, message: &str| Err((format!("outbox.{key}"), message.to_owned()));
+        if !(1..=256).contains(&self.size_mib) {
+            return fault("size_mib", "allowed are 1 to 256");
+        }
+        if !(1..=600).contains(&self.sync_every.get().as_secs()) {
+            return fault("sync_every", "allowed are 1s to 10min");
+        }
+        if self.event_age.get().as_secs() < 1 {
+            return fault("event_age", "must be at least 1s");
+        }
+        if self.why_age.get().as_secs() < 1 {
+            return fault("why_age", "must be at least 1s");
+        }
+        if self.replay_after.get().as_secs() < 1 {
+            return fault("replay_after", "must be at least 1s");
+        }
+        Ok(())
     }
 }
 
@@ -380,6 +454,7 @@ impl Config {
         if !(5..=3600).contains(&self.mqtt.keep_alive.get().as_secs()) {
             return fault("mqtt.keep_alive", "allowed are 5s to 1h");
         }
+        self.outbox.validate()?;
         for (name, sense) in [("hear", &self.hear), ("see", &self.see)] {
             if !(1..=60).contains(&sense.release_snippets) {
                 return fault(&format!("{name}.release_snippets"), "allowed are 1 to 60 snippets");
@@ -421,7 +496,10 @@ impl Config {
             client_cert_file: mqtt.client_cert_file.clone(),
             client_key_file: mqtt.client_key_file.clone(),
             keep_alive: mqtt.keep_alive.get(),
-            queue_messages: mqtt.queue as usize,
+            outbox: self.outbox.settings(mqtt.queue),
+            replay_after: self.outbox.replay_after.get(),
+            event_expiry: self.outbox.event_age.get(),
+            why_expiry: self.outbox.why_age.get(),
             ..MqttSettings::default()
         }
     }

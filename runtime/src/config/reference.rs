@@ -58,7 +58,12 @@ const KEYS: &[(&str, &str, &str)] = &[
         "MQTT client id; empty means `girasol-<device.name>`. Must be unique at the broker.",
     ),
     ("mqtt.username", "text", "User name; empty means none."),
-    ("mqtt.password_file", "path", "File whose first line is the password."),
+    (
+        "mqtt.password_file",
+        "path",
+        "File with the password. This and the files below are read at each connection; a relative path is one below \
+         `$CREDENTIALS_DIRECTORY` where systemd sets that.",
+    ),
     ("mqtt.ca_file", "path", "Certificate authority (PEM) for `mqtts`; without it, the system's."),
     ("mqtt.client_cert_file", "path", "Client certificate chain (PEM) for `mqtts`."),
     ("mqtt.client_key_file", "path", "Client private key (PEM) for `mqtts`."),
@@ -66,7 +71,32 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "mqtt.queue",
         "16–100000",
-        "Messages held while the broker is away; when full the oldest are dropped and counted.",
+        "Messages held in memory while the broker is away, without an outbox on disk; when full the oldest are dropped \
+         and counted.",
+    ),
+    (
+        "outbox.directory",
+        "path",
+        "Where messages are kept until the broker has them, over restarts and power cuts; without it \
+         `$STATE_DIRECTORY`, which systemd sets, else in memory. One process each.",
+    ),
+    (
+        "outbox.size_mib",
+        "1–256",
+        "Size on disk, taken at once; in memory up to twice that while the broker is away. When full the oldest \
+         messages are dropped and counted.",
+    ),
+    (
+        "outbox.sync_every",
+        "duration, 1s–10min",
+        "A message that the broker has not acknowledged is safe from a power cut after this time; less wears the disk.",
+    ),
+    ("outbox.event_age", "duration, ≥ 1s", "An event that could not be delivered is dropped at this age."),
+    ("outbox.why_age", "duration, ≥ 1s", "The same for `why` records."),
+    (
+        "outbox.replay_after",
+        "duration, ≥ 1s",
+        "An event that is older when it is sent goes to `event/replayed`.",
     ),
     ("events.update_every", "duration", "An open event is updated at least this often."),
     (
@@ -166,6 +196,7 @@ mod tests {
         config.mqtt.ca_file = path();
         config.mqtt.client_cert_file = path();
         config.mqtt.client_key_file = path();
+        config.outbox.directory = path();
         let label = super::super::LabelConfig {
             enabled: Some(true),
             on: Some(0.5),

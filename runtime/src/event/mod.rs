@@ -16,6 +16,7 @@ mod why;
 mod tests;
 
 pub use gate::{Gate, GateSettings, Observation, Outcome, Permission, Suppressed};
+pub(crate) use identity::rfc3339;
 pub use identity::{ClockWall, EventIdentity, Origin, Wall, WallClock};
 pub use lifecycle::EventEngine;
 pub use message::{ClockStamp, Degraded, EndReason, Event, EventType, MAX_TEXT_BYTES};

@@ -1,6 +1,13 @@
 //! The client's options, made anew for each connection: files (password, certificates) may have changed since the last.
 
-use std::{fs::File, io::Read, path::Path, time::Duration};
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rumqttc::{LastWill, MqttOptions, QoS, Transport};
 
@@ -81,8 +88,28 @@ fn password(file: &Path) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
+/// Says which files with secrets everybody may read.
+pub(super) fn warn_of_open_secrets(settings: &MqttSettings) {
+    for path in [&settings.password_file, &settings.client_key_file].into_iter().flatten() {
+        let path = located(path, credentials_directory());
+        if path.metadata().is_ok_and(|m| m.permissions().mode() & 0o007 != 0) {
+            tracing::warn!("mqtt: {}: everybody may read this secret: chmod 600", path.display());
+        }
+    }
+}
+
+/// Where systemd puts what LoadCredential= names.
+fn credentials_directory() -> Option<OsString> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").filter(|directory| !directory.is_empty())
+}
+
+/// A relative path is one below the credentials' directory, where there is one.
+fn located(path: &Path, credentials: Option<OsString>) -> PathBuf {
+    credentials.map_or_else(|| path.into(), |directory| Path::new(&directory).join(path))
+}
+
 fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, Fault> {
-    let path = path.as_ref();
+    let path = &located(path.as_ref(), credentials_directory());
     let fault = |reason: String| Fault::new(FaultKind::Setup, format!("{}: {reason}", path.display()));
     let file = File::open(path).map_err(|e| fault(e.to_string()))?;
     let mut bytes = Vec::new();
@@ -93,6 +120,18 @@ fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn relative_paths_are_credentials_under_systemd() {
+        let located =
+            |path: &str, directory: Option<&str>| located(Path::new(path), directory.map(Into::into));
+        assert_eq!(located("mqtt-password", None), Path::new("mqtt-password"));
+        assert_eq!(
+            located("mqtt-password", Some("/run/credentials/x")),
+            Path::new("/run/credentials/x/mqtt-password")
+        );
+        assert_eq!(located("/etc/girasol/password", Some("/run/x")), Path::new("/etc/girasol/password"));
+    }
 
     #[test]
     fn a_password_file_may_end_with_a_newline() {

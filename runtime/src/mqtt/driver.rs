@@ -156,7 +156,7 @@ impl Driver {
             }
             Err(e) => {
                 error!("mqtt: no runtime: {e}");
-                self.shared.lost(&Fault::new(FaultKind::Setup, e.to_string()));
+                self.shared.lost(&Fault::new(FaultKind::Setup, e.to_string()), Duration::MAX);
             }
         }
     }
@@ -175,8 +175,9 @@ impl Driver {
                 End::Refused(fault) => {
                     // The refused message has been logged: that says it all.
                     debug!("mqtt: {}", fault.text);
-                    self.shared.lost(&fault);
-                    (fault, backoff.after_refusal())
+                    let wait = backoff.after_refusal();
+                    self.shared.lost(&fault, wait);
+                    (fault, wait)
                 }
             };
             if !self.pause(fault.kind, wait).await {
@@ -224,7 +225,7 @@ impl Driver {
     /// Says a fault once, until it changes or the connection was back.
     fn report(&self, fault: &Fault, wait: Duration) {
         let next = wait.as_secs_f32();
-        match (self.shared.lost(fault), needs_operator(fault.kind)) {
+        match (self.shared.lost(fault, wait), needs_operator(fault.kind)) {
             (true, true) => error!("mqtt: {}; next try in {next:.1} s", fault.text),
             (true, false) => warn!("mqtt: {}; next try in {next:.1} s", fault.text),
             (false, _) => debug!("mqtt: {}; next try in {next:.1} s", fault.text),

@@ -1,8 +1,12 @@
 //! Names for what can go wrong with a broker, and what to do about it.
 
-use rumqttc::{ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError};
+use rumqttc::{ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError, tokio_rustls::rustls};
 
 use super::BrokerUrl;
+use crate::{
+    clock::{Clock, RealClock},
+    event::rfc3339,
+};
 
 /// Sort of fault; a change of it is worth a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub enum FaultKind {
     Unreachable,
     /// No encrypted connection comes about.
     Tls,
+    /// A certificate is not valid yet: our clock has not been set, or the certificate is wrong.
+    Clock,
     /// User name, password or certificate is not accepted.
     Auth,
     /// Another client has connected with our client id.
@@ -48,6 +54,7 @@ impl Fault {
     pub(super) fn of(error: &ConnectionError, url: &BrokerUrl) -> Self {
         let at = format!("{}:{}", url.host, url.port);
         match error {
+            ConnectionError::Io(e) if is_not_valid_yet(e) => Self::not_valid_yet(&at),
             ConnectionError::Io(e) if is_tls(e) => {
                 Self::new(FaultKind::Tls, format!("{at}: no encrypted connection: {e}"))
             }
@@ -61,6 +68,16 @@ impl Fault {
             ConnectionError::MqttState(state) => Self::broken(state, &at),
             other => Self::new(FaultKind::Protocol, format!("{at}: {other}")),
         }
+    }
+
+    /// Boards without a battery come up with a clock of the past, until they are told the time.
+    fn not_valid_yet(at: &str) -> Self {
+        let clock = rfc3339(RealClock.wall_ms());
+        let text = format!(
+            "{at}: the broker's certificate is not valid yet, by our clock ({clock}): waiting for the clock to be set; \
+             is a time server reachable?"
+        );
+        Self::new(FaultKind::Clock, text)
     }
 
     fn refused(code: ConnectReturnCode, at: &str) -> Self {
@@ -117,8 +134,21 @@ impl Fault {
 }
 
 /// rustls reports its errors as I/O errors of invalid data.
+fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 fn is_tls(error: &std::io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rumqttc::tokio_rustls::rustls::Error>())
+    rustls_error(error).is_some()
+}
+
+fn is_not_valid_yet(error: &std::io::Error) -> bool {
+    use rustls::{
+        CertificateError::{NotValidYet, NotValidYetContext},
+        Error::InvalidCertificate,
+    };
+    let error = rustls_error(error);
+    matches!(error, Some(InvalidCertificate(NotValidYet | NotValidYetContext { .. })))
 }
 
 #[cfg(test)]
@@ -140,6 +170,18 @@ mod tests {
         let fault = Fault::of(&taken, &url());
         assert_eq!(fault.kind, FaultKind::TakenOver);
         assert!(fault.text.contains("client id"), "{}", fault.text);
+    }
+
+    #[test]
+    fn a_certificate_of_the_future_is_blamed_on_the_clock() {
+        let error = |what| {
+            let inner = rustls::Error::InvalidCertificate(what);
+            ConnectionError::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, inner))
+        };
+        let fault = Fault::of(&error(rustls::CertificateError::NotValidYet), &url());
+        assert_eq!(fault.kind, FaultKind::Clock);
+        assert!(fault.text.contains("waiting for the clock"), "{}", fault.text);
+        assert_eq!(Fault::of(&error(rustls::CertificateError::Expired), &url()).kind, FaultKind::Tls);
     }
 
     #[test]

@@ -11,12 +11,12 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     BrokerUrl, Fault, FaultKind, MAX_PAYLOAD_BYTES, Message, MqttSettings, ONLINE, Publisher, Qos, Refused,
-    Topics, driver, topics::is_topic,
+    Topics, connection, driver, topics::is_topic,
 };
 use crate::{
     Error, ErrorKind, Result,
     clock::{Clock, MonoTime},
-    outbox::{MemoryOutbox, Outbox, OutboxCounts},
+    outbox::{self, Outbox, OutboxCounts},
 };
 
 /// Most retained topics of one publisher.
@@ -33,6 +33,8 @@ pub struct MqttStatus {
     pub connected: bool,
     /// The last fault; stays when the connection is back.
     pub last_fault: Option<Fault>,
+    /// How long after it the next try came, or comes.
+    pub retry_in: Duration,
     /// Connections so far.
     pub connections: u64,
     /// What has become of the messages at QoS 1.
@@ -43,6 +45,8 @@ pub struct MqttStatus {
     pub retained_poison: u64,
     /// Messages not taken ([`Refused`]).
     pub refused: u64,
+    /// Why messages are not kept on disk although they should be, in one line.
+    pub outbox_fault: Option<String>,
 }
 
 impl MqttStatus {
@@ -69,6 +73,8 @@ pub(super) struct Shared {
     /// Something has been settled.
     settled: Condvar,
     clock: Arc<dyn Clock>,
+    /// Age from which an event is no longer news.
+    replay_after: Duration,
 }
 
 struct Inner {
@@ -108,13 +114,16 @@ pub(super) enum Ticket {
 }
 
 impl MqttPublisher {
-    /// Starts publishing with an outbox in memory. The broker need not be there.
+    /// Starts publishing with the outbox that the settings ask for. The broker need not be there.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] for settings that make no sense; [`ErrorKind::Internal`] when no thread can be started.
+    /// [`ErrorKind::Config`] for settings that make no sense; [`ErrorKind::Unavailable`] when another process uses the
+    /// outbox; [`ErrorKind::Internal`] when no thread can be started.
     pub fn start(settings: MqttSettings, clock: Arc<dyn Clock>) -> Result<Self> {
-        let outbox = MemoryOutbox::new(settings.queue_messages, settings.queue_bytes);
-        Self::start_with(settings, clock, Box::new(outbox))
+        settings.check()?;
+        connection::warn_of_open_secrets(&settings);
+        let outbox = outbox::open(&settings.outbox, &clock)?;
+        Self::start_with(settings, clock, outbox)
     }
 
     /// Starts publishing with `outbox`.
@@ -129,7 +138,7 @@ impl MqttPublisher {
         settings.check()?;
         let (url, topics) =
             (BrokerUrl::parse(&settings.url)?, Topics::new(&settings.prefix, &settings.device)?);
-        let shared = Arc::new(Shared::new(clock, outbox));
+        let shared = Arc::new(Shared::new(clock, outbox, settings.replay_after));
         let birth = Message { retain: true, ..Message::new(topics.availability(), ONLINE) };
         let _ = shared.publish(birth);
         let (stop, stopped) = watch::channel(None);
@@ -146,6 +155,13 @@ impl MqttPublisher {
     #[must_use]
     pub fn status(&self) -> MqttStatus {
         self.shared.status()
+    }
+
+    /// Number of the outbox's first message of this run; events numbered from here on have larger numbers than those of
+    /// earlier runs.
+    #[must_use]
+    pub fn first_seq(&self) -> u64 {
+        self.shared.lock().outbox.first_seq()
     }
 
     /// Waits until everything accepted so far is settled, for at most `within`. Returns whether it is. Not for the
@@ -195,7 +211,7 @@ impl Drop for MqttPublisher {
 }
 
 impl Shared {
-    fn new(clock: Arc<dyn Clock>, outbox: Box<dyn Outbox>) -> Self {
+    fn new(clock: Arc<dyn Clock>, outbox: Box<dyn Outbox>, replay_after: Duration) -> Self {
         let inner = Inner {
             outbox,
             retained: Vec::new(),
@@ -203,7 +219,7 @@ impl Shared {
             status: MqttStatus::default(),
             closed: false,
         };
-        Self { inner: Mutex::new(inner), wake: Notify::new(), settled: Condvar::new(), clock }
+        Self { inner: Mutex::new(inner), wake: Notify::new(), settled: Condvar::new(), clock, replay_after }
     }
 
     pub(super) fn now(&self) -> MonoTime {
@@ -212,7 +228,8 @@ impl Shared {
 
     pub(super) fn status(&self) -> MqttStatus {
         let inner = self.lock();
-        MqttStatus { outbox: inner.outbox.counts(), ..inner.status.clone() }
+        let (outbox, outbox_fault) = (inner.outbox.counts(), inner.outbox.fault());
+        MqttStatus { outbox, outbox_fault, ..inner.status.clone() }
     }
 
     pub(super) fn publish(&self, message: Message) -> Result<(), Refused> {
@@ -225,7 +242,7 @@ impl Shared {
 
     /// The next message to send: retained ones first, then the outbox, then what may be lost.
     pub(super) fn next(&self) -> Option<Task> {
-        self.lock().next(self.clock.now())
+        self.lock().next(self.clock.now(), self.replay_after)
     }
 
     /// A connection stands: everything retained and everything not acknowledged is to be sent.
@@ -241,13 +258,14 @@ impl Shared {
     }
 
     /// The connection is gone, or none came about. Returns whether that is news.
-    pub(super) fn lost(&self, fault: &Fault) -> bool {
+    pub(super) fn lost(&self, fault: &Fault, retry_in: Duration) -> bool {
         let mut inner = self.lock();
         let news =
             inner.status.connected || inner.status.last_fault.as_ref().map(|f| f.kind) != Some(fault.kind);
         inner.drop_volatile();
         inner.status.connected = false;
         inner.status.last_fault = Some(fault.clone());
+        inner.status.retry_in = retry_in;
         self.settled.notify_all();
         news
     }
@@ -355,11 +373,16 @@ impl Inner {
         self.volatile.clear();
     }
 
-    fn next(&mut self, now: MonoTime) -> Option<Task> {
+    fn next(&mut self, now: MonoTime, replay_after: Duration) -> Option<Task> {
         if let Some(task) = self.next_retained() {
             return Some(task);
         }
-        if let Some(outgoing) = self.outbox.next(now) {
+        if let Some(mut outgoing) = self.outbox.next(now) {
+            if now >= outgoing.accepted + replay_after
+                && let Some(topic) = Topics::replayed(&outgoing.message.topic)
+            {
+                outgoing.message.topic = topic;
+            }
             let life =
                 outgoing.expires.map(|at| u64::try_from(at.since(now)).unwrap_or(0).div_ceil(1_000_000_000));
             let expiry_seconds = life.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
@@ -399,10 +422,14 @@ pub(super) fn needs_operator(kind: FaultKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SimClock;
+    use crate::{clock::SimClock, outbox::MemoryOutbox};
 
     fn shared() -> Shared {
-        Shared::new(Arc::new(SimClock::default()), Box::new(MemoryOutbox::new(4, 1_000)))
+        shared_at(Arc::new(SimClock::default()))
+    }
+
+    fn shared_at(clock: Arc<SimClock>) -> Shared {
+        Shared::new(clock, Box::new(MemoryOutbox::new(4, 1_000)), Duration::from_secs(10))
     }
 
     fn retained(payload: &str) -> Message {
@@ -446,12 +473,29 @@ mod tests {
         let tickets: Vec<_> = std::iter::from_fn(|| shared.next()).map(|t| t.ticket).collect();
         shared.settle(tickets[0], false);
         shared.settle(tickets[1], true);
-        shared.lost(&Fault::new(FaultKind::Closed, "gone"));
+        shared.lost(&Fault::new(FaultKind::Closed, "gone"), Duration::ZERO);
         shared.connected();
         let again: Vec<_> = std::iter::from_fn(|| shared.next()).map(|t| t.message.payload).collect();
         assert_eq!(again, [b"2"]);
         let counts = shared.status().outbox;
         assert_eq!((counts.queued, counts.acked, counts.poison), (1, 1, 1));
+    }
+
+    #[test]
+    fn events_that_are_no_news_any_more_go_to_a_topic_of_their_own() {
+        let clock = Arc::new(SimClock::default());
+        let shared = shared_at(Arc::clone(&clock));
+        let topics = || {
+            shared.connected();
+            std::iter::from_fn(|| shared.next()).map(|t| t.message.topic).collect::<Vec<_>>()
+        };
+        for topic in ["g/d/event", "g/d/why"] {
+            shared.publish(Message::new(topic, "")).unwrap();
+        }
+        clock.advance(Duration::from_millis(9_999));
+        assert_eq!(topics(), ["g/d/event", "g/d/why"]);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(topics(), ["g/d/event/replayed", "g/d/why"]);
     }
 
     #[test]
@@ -482,10 +526,11 @@ mod tests {
     fn only_a_change_of_fault_is_news() {
         let shared = shared();
         let away = Fault::new(FaultKind::Unreachable, "away");
-        assert!(shared.lost(&away));
-        assert!(!shared.lost(&away));
-        assert!(shared.lost(&Fault::new(FaultKind::Auth, "no")));
+        let lost = |fault: &Fault| shared.lost(fault, Duration::from_secs(1));
+        assert!(lost(&away));
+        assert!(!lost(&away));
+        assert!(lost(&Fault::new(FaultKind::Auth, "no")));
         shared.connected();
-        assert!(shared.lost(&Fault::new(FaultKind::Auth, "no")));
+        assert!(lost(&Fault::new(FaultKind::Auth, "no")));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, outbox::OutboxSettings};
 
 /// The broker and how to speak to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,8 @@ pub struct MqttSettings {
     pub device: String,
     /// User name.
     pub username: Option<String>,
-    /// File with the password; one newline at its end is ignored. Read at each connection.
+    /// File with the password; one newline at its end is ignored. Read at each connection. Like that of the other
+    /// files, a relative path is one below `$CREDENTIALS_DIRECTORY` where systemd sets that.
     pub password_file: Option<PathBuf>,
     /// PEM file of the certificate authorities to trust in place of the system's.
     pub ca_file: Option<PathBuf>,
@@ -37,12 +38,14 @@ pub struct MqttSettings {
     pub retry_taken_over: Duration,
     /// Messages sent and not yet acknowledged.
     pub in_flight: u16,
-    /// Messages kept while the broker is away.
-    pub queue_messages: usize,
-    /// Bytes kept while the broker is away.
-    pub queue_bytes: usize,
+    /// Where messages are kept until the broker has them.
+    pub outbox: OutboxSettings,
+    /// Age from which an event is no longer news and goes to `event/replayed`.
+    pub replay_after: Duration,
     /// Age at which an event is no longer worth sending.
     pub event_expiry: Duration,
+    /// Age at which a `why` record is no longer worth sending.
+    pub why_expiry: Duration,
 }
 
 impl Default for MqttSettings {
@@ -63,9 +66,10 @@ impl Default for MqttSettings {
             retry_max: Duration::from_secs(30),
             retry_taken_over: Duration::from_secs(60),
             in_flight: 32,
-            queue_messages: 4_096,
-            queue_bytes: 4 << 20,
+            outbox: OutboxSettings::default(),
+            replay_after: Duration::from_secs(10),
             event_expiry: Duration::from_secs(24 * 3_600),
+            why_expiry: Duration::from_secs(3_600),
         }
     }
 }
@@ -101,8 +105,8 @@ impl MqttSettings {
         if self.keep_alive < Duration::from_secs(5) || self.keep_alive > Duration::from_secs(3_600) {
             return wrong("keep_alive is out of range", "5 s to 1 h");
         }
-        if self.in_flight == 0 || self.queue_messages == 0 {
-            return wrong("in_flight and queue_messages must not be 0", "32 and 4096 are the defaults");
+        if self.in_flight == 0 || self.outbox.memory_messages == 0 {
+            return wrong("in_flight and the outbox must not be empty", "32 and 4096 are the defaults");
         }
         Ok(())
     }

@@ -48,6 +48,18 @@ impl Topics {
         self.topic("event")
     }
 
+    /// Events that are no news any more when they are sent: nothing that acts on events should listen there.
+    #[must_use]
+    pub fn event_replayed(&self) -> String {
+        self.topic("event/replayed")
+    }
+
+    /// Where a message on `topic` goes when it is no news any more; `None`: to the same. Goes by the topic's end, since a
+    /// message may be from a time when the device had another name.
+    pub(super) fn replayed(topic: &str) -> Option<String> {
+        topic.ends_with("/event").then(|| format!("{topic}/replayed"))
+    }
+
     /// Why events were sent or not.
     #[must_use]
     pub fn why(&self) -> String {
@@ -87,6 +99,8 @@ mod tests {
     fn topics_are_below_prefix_and_device() {
         let topics = Topics::new("home/girasol", "porch").unwrap();
         assert_eq!(topics.event(), "home/girasol/porch/event");
+        assert_eq!(Topics::replayed(&topics.event()), Some(topics.event_replayed()));
+        assert_eq!(Topics::replayed(&topics.event_replayed()), None);
         assert_eq!(topics.all(), "home/girasol/porch/#");
     }
 

@@ -1,120 +1,77 @@
 //! An outbox in memory: survives the broker, not the process.
 
-use std::collections::VecDeque;
-
-use super::{Accepted, Full, Message, Outbox, OutboxCounts, Outgoing};
+use super::{Accepted, Full, Message, Outbox, OutboxCounts, Outgoing, queue::Queue};
 use crate::clock::MonoTime;
 
 /// Bounded by a number of messages and by the bytes of their topics and payloads.
 #[derive(Debug)]
 pub struct MemoryOutbox {
-    entries: VecDeque<Entry>,
+    queue: Queue<()>,
     capacity: usize,
     max_bytes: usize,
     bytes: usize,
-    next_seq: u64,
-    /// Number of the first message that has not been handed out.
-    cursor: u64,
-    counts: OutboxCounts,
-}
-
-#[derive(Debug)]
-struct Entry {
-    seq: u64,
-    message: Message,
-    expires: Option<MonoTime>,
-}
-
-impl Entry {
-    fn bytes(&self) -> usize {
-        self.message.topic.len() + self.message.payload.len()
-    }
+    fault: Option<String>,
 }
 
 impl MemoryOutbox {
     /// Holds at most `capacity` messages of together `max_bytes` bytes.
     #[must_use]
     pub fn new(capacity: usize, max_bytes: usize) -> Self {
-        Self {
-            entries: VecDeque::with_capacity(capacity.min(1 << 16)),
-            capacity,
-            max_bytes,
-            bytes: 0,
-            next_seq: 0,
-            cursor: 0,
-            counts: OutboxCounts::default(),
-        }
+        Self { queue: Queue::new(0), capacity, max_bytes, bytes: 0, fault: None }
     }
 
-    fn remove(&mut self, seq: u64) -> bool {
-        let Ok(place) = self.entries.binary_search_by_key(&seq, |e| e.seq) else { return false };
-        self.take(place);
-        true
-    }
-
-    fn take(&mut self, place: usize) {
-        if let Some(entry) = self.entries.remove(place) {
-            self.bytes -= entry.bytes();
-        }
+    /// Stands in for a disk that cannot be used because of `fault`.
+    #[must_use]
+    pub fn with_fault(self, fault: String) -> Self {
+        Self { fault: Some(fault), ..self }
     }
 
     fn make_room(&mut self, bytes: usize) {
-        while self.entries.len() >= self.capacity || self.bytes + bytes > self.max_bytes {
-            self.take(0);
-            self.counts.dropped += 1;
+        while self.queue.len() >= self.capacity || self.bytes + bytes > self.max_bytes {
+            let Some(entry) = self.queue.drop_oldest() else { return };
+            self.bytes -= entry.bytes();
         }
     }
 }
 
 impl Outbox for MemoryOutbox {
     fn accept(&mut self, message: Message, now: MonoTime) -> Result<Accepted, Full> {
-        let expires = message.expiry.map(|expiry| now + expiry);
-        let entry = Entry { seq: self.next_seq, message, expires };
-        if self.capacity == 0 || entry.bytes() > self.max_bytes {
+        let bytes = message.topic.len() + message.payload.len();
+        if self.capacity == 0 || bytes > self.max_bytes {
             return Err(Full);
         }
-        self.make_room(entry.bytes());
-        self.bytes += entry.bytes();
-        self.entries.push_back(entry);
-        self.next_seq += 1;
-        Ok(Accepted { seq: self.next_seq - 1 })
+        self.make_room(bytes);
+        self.bytes += bytes;
+        Ok(Accepted { seq: self.queue.push(message, now, ()) })
     }
 
     fn next(&mut self, now: MonoTime) -> Option<Outgoing> {
-        loop {
-            let place = self.entries.partition_point(|e| e.seq < self.cursor);
-            let entry = self.entries.get(place)?;
-            if entry.expires.is_none_or(|at| now < at) {
-                self.cursor = entry.seq + 1;
-                return Some(Outgoing {
-                    seq: entry.seq,
-                    message: entry.message.clone(),
-                    expires: entry.expires,
-                });
-            }
-            self.take(place);
-            self.counts.expired += 1;
-        }
+        self.queue.next(now, |entry| self.bytes -= entry.bytes())
     }
 
     fn acknowledged(&mut self, seq: u64) {
-        if self.remove(seq) {
-            self.counts.acked += 1;
+        if let Some(entry) = self.queue.acknowledged(seq) {
+            self.bytes -= entry.bytes();
         }
     }
 
     fn poisoned(&mut self, seq: u64) {
-        if self.remove(seq) {
-            self.counts.poison += 1;
+        if let Some(entry) = self.queue.poisoned(seq) {
+            self.bytes -= entry.bytes();
         }
     }
 
     fn rewind(&mut self) {
-        self.cursor = 0;
+        self.queue.rewind();
     }
 
     fn counts(&self) -> OutboxCounts {
-        OutboxCounts { queued: self.entries.len() as u64, ..self.counts }
+        let queued = self.queue.len() as u64;
+        OutboxCounts { queued, unsaved: queued, ..self.queue.counts }
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.fault.clone()
     }
 }
 
@@ -148,7 +105,10 @@ mod tests {
         assert!(numbers(&mut outbox).is_empty());
         outbox.rewind();
         assert_eq!(numbers(&mut outbox), [0, 2]);
-        assert_eq!(outbox.counts(), OutboxCounts { queued: 2, acked: 1, ..OutboxCounts::default() });
+        assert_eq!(
+            outbox.counts(),
+            OutboxCounts { queued: 2, unsaved: 2, acked: 1, ..OutboxCounts::default() }
+        );
     }
 
     #[test]
@@ -159,7 +119,10 @@ mod tests {
         }
         assert_eq!(numbers(&mut outbox), [2, 3]);
         outbox.accept(message("12345678"), T0).unwrap();
-        assert_eq!(outbox.counts(), OutboxCounts { queued: 1, dropped: 4, ..OutboxCounts::default() });
+        assert_eq!(
+            outbox.counts(),
+            OutboxCounts { queued: 1, unsaved: 1, dropped: 4, ..OutboxCounts::default() }
+        );
         assert_eq!(outbox.accept(message("1234567890"), T0), Err(Full));
         assert_eq!(outbox.counts().queued, 1, "what cannot fit drops nothing");
     }

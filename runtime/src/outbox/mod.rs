@@ -2,16 +2,24 @@
 //!
 //! The MQTT client's own queues are thrown away with each connection; whatever is not acknowledged is handed out again
 //! from here. So "accepted" means: in the outbox. "Lost" means: accepted, but neither acknowledged nor counted as
-//! expired, dropped or poison. [`MemoryOutbox`] keeps messages in memory; a ring on disk can take its place behind the
-//! same [`Outbox`] trait, provided that no call waits for the disk (it has a thread of its own).
+//! expired, dropped or poison. [`MemoryOutbox`] survives the broker; [`DiskOutbox`] also the process and the board. No
+//! call waits for the disk, which has a thread of its own.
 
+mod disk;
+mod file;
+mod format;
 mod memory;
+mod queue;
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+pub use disk::DiskOutbox;
 pub use memory::MemoryOutbox;
 
-use crate::{Error, ErrorKind, Result, clock::MonoTime};
+use crate::{
+    Error, ErrorKind, Result,
+    clock::{Clock, MonoTime},
+};
 
 /// No payload is larger.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
@@ -99,6 +107,8 @@ pub struct Outgoing {
     pub seq: u64,
     /// The message.
     pub message: Message,
+    /// When it was accepted; before boot if it is from an earlier one.
+    pub accepted: MonoTime,
     /// When it expires.
     pub expires: Option<MonoTime>,
 }
@@ -116,6 +126,12 @@ pub struct OutboxCounts {
     pub expired: u64,
     /// Refused for good by the broker.
     pub poison: u64,
+    /// Left over from an earlier run of the program and found on disk; part of the sum of the above.
+    pub recovered: u64,
+    /// Of those queued, not yet written to disk: what a crash of the program would lose. Always all of them in memory.
+    pub unsaved: u64,
+    /// Failed writes to the disk.
+    pub disk_faults: u64,
 }
 
 /// A bounded queue that forgets a message only when told to, when it must make room, or when its time is up; and
@@ -141,4 +157,59 @@ pub trait Outbox: Send {
 
     /// What has become of the messages.
     fn counts(&self) -> OutboxCounts;
+
+    /// Number of the first message of this run: larger than any number of earlier runs, as far as that can be known.
+    fn first_seq(&self) -> u64 {
+        0
+    }
+
+    /// Why messages are not kept on disk although they should be, in one line.
+    fn fault(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Where and how messages are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxSettings {
+    /// Directory of the ring on disk; none: in memory.
+    pub directory: Option<PathBuf>,
+    /// Size of the ring in bytes.
+    pub disk_bytes: usize,
+    /// A message that has not been acknowledged is safe from a power cut after this time.
+    pub sync_every: Duration,
+    /// Most messages in memory, without a directory.
+    pub memory_messages: usize,
+    /// Most bytes in memory, without a directory.
+    pub memory_bytes: usize,
+}
+
+impl Default for OutboxSettings {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            disk_bytes: 4 << 20,
+            sync_every: Duration::from_secs(5),
+            memory_messages: 4_096,
+            memory_bytes: 4 << 20,
+        }
+    }
+}
+
+/// The outbox that `settings` ask for. When the disk cannot be used, messages are kept in memory, and
+/// [`Outbox::fault`] and the log say so: a board with a broken card still tells what it sees.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] when another process uses the directory: two of one device are a mistake of the operator.
+pub fn open(settings: &OutboxSettings, clock: &Arc<dyn Clock>) -> Result<Box<dyn Outbox>> {
+    let memory = || MemoryOutbox::new(settings.memory_messages, settings.memory_bytes);
+    let Some(directory) = &settings.directory else { return Ok(Box::new(memory())) };
+    match DiskOutbox::open(directory, settings.disk_bytes, settings.sync_every, Arc::clone(clock)) {
+        Ok(outbox) => Ok(Box::new(outbox)),
+        Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+        Err(error) => {
+            tracing::error!("{error}: messages are kept in memory and will not survive the program");
+            Ok(Box::new(memory().with_fault(error.to_string())))
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! From products to bytes: events and `why` records as JSON, to the broker and to a file.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use super::Product;
 use crate::{
@@ -8,10 +8,19 @@ use crate::{
     mqtt::{Message, Publisher, State, Surprise, Topics},
 };
 
+/// Ages at which messages are no longer worth sending.
+#[derive(Clone, Copy, Debug)]
+pub struct Ages {
+    /// Of events.
+    pub event: Duration,
+    /// Of `why` records.
+    pub why: Duration,
+}
+
 /// Serialises what the processor makes and hands it on.
 pub struct Emitter<'a> {
     topics: Topics,
-    expiry: std::time::Duration,
+    ages: Ages,
     publisher: Option<&'a dyn Publisher>,
     lines: Option<Box<dyn Write + 'a>>,
     /// What the lines are written to, for errors.
@@ -21,10 +30,10 @@ pub struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    /// Publishes below `topics`, if there is a publisher; messages expire after `expiry`.
+    /// Publishes below `topics`, if there is a publisher; messages expire at these `ages`.
     #[must_use]
-    pub fn new(topics: Topics, expiry: std::time::Duration, publisher: Option<&'a dyn Publisher>) -> Self {
-        Self { topics, expiry, publisher, lines: None, file: String::new(), fault: None, events: 0 }
+    pub fn new(topics: Topics, ages: Ages, publisher: Option<&'a dyn Publisher>) -> Self {
+        Self { topics, ages, publisher, lines: None, file: String::new(), fault: None, events: 0 }
     }
 
     /// Writes each event as a line of JSON, too; `file` names the place in errors.
@@ -36,9 +45,9 @@ impl<'a> Emitter<'a> {
 
     /// Takes a product. A fault is kept for [`Self::check`]: the processor cannot do anything about it.
     pub fn take(&mut self, product: &Product) {
-        let (topic, payload) = match product {
-            Product::Event(event) => (self.topics.event(), serde_json::to_vec(event)),
-            Product::Why(why) => (self.topics.why(), serde_json::to_vec(why)),
+        let (topic, age, payload) = match product {
+            Product::Event(event) => (self.topics.event(), self.ages.event, serde_json::to_vec(event)),
+            Product::Why(why) => (self.topics.why(), self.ages.why, serde_json::to_vec(why)),
         };
         let Ok(payload) = payload else {
             tracing::error!("an event could not be written as JSON");
@@ -49,7 +58,7 @@ impl<'a> Emitter<'a> {
             self.write_line(&payload);
         }
         if let Some(publisher) = self.publisher {
-            self.send(publisher, Ok(Message::new(topic, payload).expires_after(self.expiry)));
+            self.send(publisher, Ok(Message::new(topic, payload).expires_after(age)));
         }
     }
 

@@ -10,7 +10,7 @@ mod live;
 mod processor;
 mod replay;
 
-pub use emit::Emitter;
+pub use emit::{Ages, Emitter};
 pub use live::{LiveListener, LiveSource, LiveSources, LiveStatus, Progress, run_live};
 pub use processor::{Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};

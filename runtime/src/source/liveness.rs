@@ -284,6 +284,9 @@ fn hash(seed: u64, n: u32) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Done to each device after it is opened.
+type Preparation<S> = Box<dyn Fn(&mut S) + Send>;
+
 /// A source that is opened, watched and reopened. Its reads never fail; while it is lost they time out.
 pub struct Supervised<S, F> {
     name: String,
@@ -295,7 +298,7 @@ pub struct Supervised<S, F> {
     /// No data since it was opened: what comes first does not follow what came before.
     fresh: bool,
     /// What a device is told when it is opened.
-    prepare: Option<Box<dyn Fn(&mut S) + Send>>,
+    prepare: Option<Preparation<S>>,
 }
 
 impl<S, F: FnMut() -> Result<S, SourceError>> Supervised<S, F> {

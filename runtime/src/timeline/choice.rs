@@ -14,8 +14,8 @@ use super::snippet::{FRAME_TARGETS, SNIPPET_NANOS};
 use crate::clock::MonoTime;
 
 /// Nanoseconds from one instant to the next.
-const STEP: i64 = SNIPPET_NANOS / FRAME_TARGETS.len() as i64;
-const _: () = assert!(FRAME_TARGETS[1] - FRAME_TARGETS[0] == STEP);
+const STEP: i64 = FRAME_TARGETS[1] - FRAME_TARGETS[0];
+const _: () = assert!(FRAME_TARGETS.len() == 2 && 2 * STEP == SNIPPET_NANOS);
 
 /// Where the assembler's grid begins; known once the first data have come.
 #[derive(Clone, Debug)]
