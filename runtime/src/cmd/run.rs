@@ -10,8 +10,8 @@ use girasol::{
     event::{ClockWall, EventIdentity, Origin},
     mqtt::{MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
     pipeline::{
-        Emitter, LiveListener, LiveSource, LiveSources, LiveStatus, Processor, Product, Progress, Report,
-        run_live,
+        Ages, Emitter, LiveListener, LiveSource, LiveSources, LiveStatus, Processor, Product, Progress,
+        Report, run_live,
     },
     source::{
         alsa::Microphone,
@@ -67,8 +67,8 @@ impl Run {
         };
         let settings = config.mqtt_settings();
         let topics = Topics::new(&settings.prefix, &settings.device)?;
-        let mut emitter =
-            Emitter::new(topics, settings.event_expiry, publisher.as_ref().map(|p| p as &dyn Publisher));
+        let ages = Ages { event: settings.event_expiry, why: settings.why_expiry };
+        let mut emitter = Emitter::new(topics, ages, publisher.as_ref().map(|p| p as &dyn Publisher));
         if let Some(path) = &self.events {
             emitter = emitter.also_to(path.display().to_string(), super::replay::open_lines(path)?);
         }
