@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what girasol needs to build, run its demo and test itself, on Debian or Ubuntu.
 #
-#   packages.sh build   compiler, Rust                       (make build)
+#   packages.sh build   compiler, Rust, ALSA, libclang       (make build)
 #   packages.sh demo    build + ffmpeg, mosquitto, Python    (make demo, make test)
-#   packages.sh cross   build + zig, libclang, libasound of every target, emulator, lintian    (make cross, make deb)
+#   packages.sh cross   build + zig, libasound of every target, emulator, lintian    (make cross, make deb-test)
+#   packages.sh board   demo + arm64 compiler, QEMU          (make test-board)
 #
 # Says what it installs, touches nothing when all is there. Needs root or sudo only if something is missing.
 set -euo pipefail
@@ -78,16 +79,20 @@ install_rust() {
     have_rust || die "cargo is still older than $(wanted_rust) or absent"
 }
 
-build=(ca-certificates curl build-essential pkg-config git)
+# libclang reads V4L2's header when the `v4l` crate is built; the ALSA library is linked.
+build=(ca-certificates curl build-essential pkg-config git libasound2-dev libclang-dev)
 demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil python3-pip)
-# libclang is for bindgen, which reads the header files of each target. The emulator runs programs under the libc that
-# comes with the target's libasound. (Not its -dev: only the symbols are read; the header files are the same.)
-cross=(libclang-dev libasound2-dev libasound2:arm64 libasound2:armhf libc6-dev-arm64-cross libc6-dev-armhf-cross
+# The emulator runs programs under the libc that comes with the target's libasound. (Not its -dev: only the symbols are
+# read; the header files are the same.)
+cross=(libasound2:arm64 libasound2:armhf libc6-dev-arm64-cross libc6-dev-armhf-cross
     qemu-user binutils dpkg-dev lintian systemd mmdebstrap python3 python3-venv)
+board=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross libasound2-dev:arm64 qemu-system-arm mmdebstrap kmod cpio
+    busybox-static)
 
+# Packages of another architecture are only known after this.
 add_architectures() {
     local missing=()
-    for architecture in arm64 armhf; do
+    for architecture in "$@"; do
         dpkg --print-foreign-architectures | grep -qx "$architecture" || missing+=("$architecture")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
@@ -123,10 +128,14 @@ case ${1:-} in
     build) install_packages "${build[@]}" ;;
     demo) install_packages "${build[@]}" "${demo[@]}" ;;
     cross)
-        add_architectures
+        add_architectures arm64 armhf
         install_packages "${build[@]}" "${cross[@]}"
         ;;
-    *) die "usage: packages.sh build|demo|cross" ;;
+    board)
+        add_architectures arm64
+        install_packages "${build[@]}" "${demo[@]}" "${board[@]}"
+        ;;
+    *) die "usage: packages.sh build|demo|cross|board" ;;
 esac
 install_rust
 if [[ $1 == cross ]]; then

@@ -130,6 +130,12 @@ impl Running {
         Self { child, stdout, stderr }
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said on standard error so far.
     #[must_use]
     pub fn stderr(&self) -> String {

@@ -1,5 +1,7 @@
 //! `girasol check`: is everything in order, and if not, what to do.
 
+mod devices;
+
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
@@ -13,7 +15,7 @@ use girasol::{
 };
 use girasol_model::Bundle;
 
-/// Check configuration, model bundle and broker, and say what to do about each fault
+/// Check configuration, model bundle, camera, microphone and broker, and say what to do about each fault
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
@@ -21,6 +23,9 @@ pub(super) struct Check {
     /// Leave the broker out
     #[arg(long)]
     no_mqtt: bool,
+    /// Leave camera and microphone out
+    #[arg(long)]
+    no_devices: bool,
 }
 
 /// Prints one line per check and remembers the first fault's kind.
@@ -41,6 +46,13 @@ impl Verdicts {
     }
 }
 
+impl Verdicts {
+    /// Something that the operator should see, but that is no fault: girasol runs and waits.
+    fn note(&mut self, what: &str, detail: &str) {
+        println!("note   {what}: {detail}");
+    }
+}
+
 impl Check {
     pub(super) fn run(self) -> Result<ExitCode> {
         let mut verdicts = Verdicts::default();
@@ -50,6 +62,9 @@ impl Check {
             let bundle = self.config.open_bundle(&config);
             verdicts.add("model bundle", &bundle.and_then(|bundle| check_bundle(&config, &bundle)));
             verdicts.add("ffmpeg", &Ok(check_ffmpeg()));
+            if !self.no_devices {
+                devices::check(&config, &mut verdicts);
+            }
             if !self.no_mqtt {
                 verdicts.add("broker", &check_broker(&config));
             }

@@ -3,10 +3,12 @@
 mod bench;
 mod board;
 mod check;
+mod devices;
 mod eval;
 mod generate;
 mod operate;
 mod replay;
+mod run;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -29,6 +31,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
+    Devices(devices::Devices),
     Replay(replay::Replay),
     Check(check::Check),
     Bench(bench::Bench),
@@ -75,6 +79,8 @@ impl ConfigArgs {
 /// Runs the chosen subcommand.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Run(command) => command.run(),
+        Command::Devices(command) => command.run(),
         Command::Replay(command) => command.run(),
         Command::Check(command) => command.run(),
         Command::Bench(command) => command.run(),

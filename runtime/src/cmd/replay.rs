@@ -156,6 +156,7 @@ impl Replay {
             bundle: Some(bundle_state(processor)),
             camera: source_state(clip.video.is_some()),
             microphone: source_state(clip.audio.is_some()),
+            kernels: Some(processor.model().arithmetic().kernel.into()),
             standing,
             ..State::default()
         };
@@ -219,7 +220,7 @@ impl Replay {
     }
 }
 
-fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
+pub(super) fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
     if path.as_os_str() == "-" {
         return Ok(Box::new(std::io::stdout().lock()));
     }
@@ -291,7 +292,7 @@ fn source_state(there: bool) -> SourceState {
     if there { SourceState::Healthy } else { SourceState::Absent }
 }
 
-fn bundle_state(processor: &Processor) -> BundleState {
+pub(super) fn bundle_state(processor: &Processor) -> BundleState {
     let manifest = processor.model().manifest();
     BundleState {
         name: manifest.name.clone(),
@@ -409,6 +410,6 @@ impl ProgressLine {
     }
 }
 
-fn round(x: f64) -> f64 {
+pub(super) fn round(x: f64) -> f64 {
     (x * 1000.0).round() / 1000.0
 }

@@ -370,7 +370,11 @@ impl Controller {
         let restart = [
             ("device", before.device != file.device),
             ("model", before.model != file.model),
+            ("camera", before.camera != file.camera),
+            ("microphone", before.microphone != file.microphone),
             ("mqtt", before.mqtt != file.mqtt),
+            ("outbox", before.outbox != file.outbox),
+            ("board", before.board != file.board),
             ("commands", before.commands != file.commands),
             ("homeassistant", before.homeassistant != file.homeassistant),
             ("state", before.state != file.state),
@@ -381,6 +385,7 @@ impl Controller {
         self.setup.written = written;
         self.effective = effective;
         self.put_in_force();
+        tracing::info!(needs_restart = restart.join(" "), "the configuration was read again");
         Ok(json!({ "in_force": ["events", "hear", "see", "quiet"], "needs_restart": restart }))
     }
 

@@ -4,6 +4,7 @@
 //! docs/reference/config.md is [`reference`]'s output; a test holds it to the code.
 
 mod board;
+mod devices;
 mod overrides;
 mod reference;
 mod span;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::{
     board::BoardConfig,
+    devices::{CameraConfig, MicrophoneConfig},
     overrides::{Overrides, settable},
     reference::reference,
     span::Span,
@@ -44,6 +46,10 @@ pub struct Config {
     pub device: Device,
     /// Which model.
     pub model: ModelConfig,
+    /// The camera.
+    pub camera: CameraConfig,
+    /// The microphone.
+    pub microphone: MicrophoneConfig,
     /// The broker.
     pub mqtt: Mqtt,
     /// What the broker does not have yet.
@@ -75,6 +81,8 @@ impl Default for Config {
         Self {
             device: Device::default(),
             model: ModelConfig::default(),
+            camera: CameraConfig::default(),
+            microphone: MicrophoneConfig::default(),
             mqtt: Mqtt::default(),
             outbox: Outbox::default(),
             events: Events::default(),
@@ -521,6 +529,7 @@ impl Config {
         if !plain(&self.device.name) {
             return fault("device.name", "use 1 to 64 of the characters a-z A-Z 0-9 _ - .");
         }
+        self.camera.validate().map_err(|(key, message)| (format!("camera.{key}"), message.to_owned()))?;
         let prefix = &self.mqtt.topic_prefix;
         if prefix.is_empty()
             || prefix.len() > 128

@@ -18,6 +18,43 @@ const KEYS: &[(&str, &str, &str)] = &[
         "`int8` or `f32`",
         "What the bundle's quantised nodes compute with; `f32` is slower and a little more exact.",
     ),
+    ("camera.enabled", "`true` or `false`", "Whether there is a camera to be used."),
+    (
+        "camera.device",
+        "path or name",
+        "Which camera: a name from `girasol devices` (below `/dev/v4l/by-id` or `by-path`) or a path; empty means the \
+         first.",
+    ),
+    (
+        "camera.format",
+        "four characters, like `YUYV` or `MJPG`",
+        "Pixel format to insist on; empty means the one that costs the least.",
+    ),
+    ("camera.width", "0–8192", "Width to ask for; 0 means the smallest that is large enough."),
+    ("camera.height", "0–8192", "Height to ask for; 0 as with the width."),
+    (
+        "camera.fps",
+        "1–60",
+        "Frames a second to ask for; of what comes, only frames near the model's two instants per snippet are decoded.",
+    ),
+    ("camera.rotate", "0, 90, 180 or 270", "Clockwise turn of the picture in degrees."),
+    (
+        "camera.crop",
+        "`[left, top, width, height]`, fractions 0–1",
+        "The part of the camera's picture that is used, before it is turned.",
+    ),
+    (
+        "camera.masks",
+        "list of `[left, top, width, height]`",
+        "Rectangles of the camera's picture that are blacked out before anything else sees it, in fractions of the \
+         picture as the camera delivers it.",
+    ),
+    ("microphone.enabled", "`true` or `false`", "Whether there is a microphone to be used."),
+    (
+        "microphone.device",
+        "ALSA name",
+        "Which microphone, like `hw:CARD=C920,DEV=0` from `girasol devices`; empty means the first.",
+    ),
     ("mqtt.url", "`mqtt://host[:1883]` or `mqtts://host[:8883]`", "The broker."),
     ("mqtt.topic_prefix", "text", "First part of every topic."),
     (

@@ -118,9 +118,12 @@ struct Plane {
     components: Vec<Component>,
 }
 
+/// Width and height of what comes out.
+type Size = (usize, usize);
+
 impl Plane {
     /// `parts`: (output component, offset, step, width) of each component.
-    fn new(row_bytes: usize, height: usize, parts: &[(usize, usize, usize, usize)]) -> Self {
+    fn new(row_bytes: usize, height: usize, out: Size, parts: &[(usize, usize, usize, usize)]) -> Self {
         let mut widths: Vec<usize> = Vec::new();
         let mut components = Vec::new();
         for &(index, offset, step, width) in parts {
@@ -130,8 +133,8 @@ impl Plane {
             });
             components.push(Component { index, offset, step, columns });
         }
-        let columns = widths.iter().map(|&w| spans(w, FRAME_WIDTH)).collect();
-        Self { row_bytes, height, rows: spans(height, FRAME_HEIGHT), columns, widths, components }
+        let columns = widths.iter().map(|&w| spans(w, out.0)).collect();
+        Self { row_bytes, height, rows: spans(height, out.1), columns, widths, components }
     }
 
     /// Bytes needed of a buffer with rows `stride` apart.
@@ -146,8 +149,9 @@ impl Plane {
             sum_rows(data, stride, span, sums);
             for c in &self.components {
                 let area = Divider::new(self.widths[c.columns] * self.height);
-                let out = &mut small[c.index][y * FRAME_WIDTH..(y + 1) * FRAME_WIDTH];
                 let columns = &self.columns[c.columns];
+                let width = columns.len();
+                let out = &mut small[c.index][y * width..(y + 1) * width];
                 match c.step {
                     1 => average_columns::<1>(&sums[c.offset..], columns, area, out),
                     2 => average_columns::<2>(&sums[c.offset..], columns, area, out),
@@ -237,12 +241,21 @@ impl Resizer {
     /// # Errors
     /// A side is 0, or the picture has more than [`MAX_PIXELS`].
     pub fn new(format: PixelFormat, width: usize, height: usize) -> Result<Self, SourceError> {
+        Self::with_output(format, width, height, (FRAME_WIDTH, FRAME_HEIGHT))
+    }
+
+    /// As [`Self::new`], for a picture that is to be turned by a quarter: columns and rows of the output change places.
+    pub(crate) fn on_its_side(format: PixelFormat, width: usize, height: usize) -> Result<Self, SourceError> {
+        Self::with_output(format, width, height, (FRAME_HEIGHT, FRAME_WIDTH))
+    }
+
+    fn with_output(format: PixelFormat, width: usize, height: usize, out: Size) -> Result<Self, SourceError> {
         if width == 0 || height == 0 || width.saturating_mul(height) > MAX_PIXELS {
             let message = format!("a picture of {width} × {height} pixels");
             return Err(SourceError::new(SourceErrorKind::Unsupported, message)
                 .help("1 × 1 to 16 777 216 pixels in all are possible"));
         }
-        let planes = planes(format, width, height);
+        let planes = planes(format, width, height, out);
         let colour = match format {
             PixelFormat::Grey => Colour::Grey,
             PixelFormat::Rgb24 | PixelFormat::Bgr24 => Colour::Rgb,
@@ -342,35 +355,45 @@ fn chroma_stride(stride: usize, row: usize, first_row: usize) -> usize {
 }
 
 /// The planes of a format, with where each component lies.
-fn planes(format: PixelFormat, width: usize, height: usize) -> Vec<Plane> {
+fn planes(format: PixelFormat, width: usize, height: usize, out: Size) -> Vec<Plane> {
     let (half_w, half_h) = (width.div_ceil(2), height.div_ceil(2));
     let planar = |w: usize, h: usize| {
         vec![
-            Plane::new(width, height, &[(0, 0, 1, width)]),
-            Plane::new(w, h, &[(1, 0, 1, w)]),
-            Plane::new(w, h, &[(2, 0, 1, w)]),
+            Plane::new(width, height, out, &[(0, 0, 1, width)]),
+            Plane::new(w, h, out, &[(1, 0, 1, w)]),
+            Plane::new(w, h, out, &[(2, 0, 1, w)]),
         ]
     };
     match format {
         PixelFormat::Yuyv => {
-            vec![Plane::new(half_w * 4, height, &[(0, 0, 2, width), (1, 1, 4, half_w), (2, 3, 4, half_w)])]
+            vec![Plane::new(
+                half_w * 4,
+                height,
+                out,
+                &[(0, 0, 2, width), (1, 1, 4, half_w), (2, 3, 4, half_w)],
+            )]
         }
         PixelFormat::Uyvy => {
-            vec![Plane::new(half_w * 4, height, &[(0, 1, 2, width), (1, 0, 4, half_w), (2, 2, 4, half_w)])]
+            vec![Plane::new(
+                half_w * 4,
+                height,
+                out,
+                &[(0, 1, 2, width), (1, 0, 4, half_w), (2, 2, 4, half_w)],
+            )]
         }
         PixelFormat::Nv12 => vec![
-            Plane::new(width, height, &[(0, 0, 1, width)]),
-            Plane::new(half_w * 2, half_h, &[(1, 0, 2, half_w), (2, 1, 2, half_w)]),
+            Plane::new(width, height, out, &[(0, 0, 1, width)]),
+            Plane::new(half_w * 2, half_h, out, &[(1, 0, 2, half_w), (2, 1, 2, half_w)]),
         ],
         PixelFormat::Yuv420 => planar(half_w, half_h),
         PixelFormat::Yuv422 => planar(half_w, height),
         PixelFormat::Yuv444 => planar(width, height),
-        PixelFormat::Grey => vec![Plane::new(width, height, &[(0, 0, 1, width)])],
+        PixelFormat::Grey => vec![Plane::new(width, height, out, &[(0, 0, 1, width)])],
         PixelFormat::Rgb24 => {
-            vec![Plane::new(width * 3, height, &[(0, 0, 3, width), (1, 1, 3, width), (2, 2, 3, width)])]
+            vec![Plane::new(width * 3, height, out, &[(0, 0, 3, width), (1, 1, 3, width), (2, 2, 3, width)])]
         }
         PixelFormat::Bgr24 => {
-            vec![Plane::new(width * 3, height, &[(0, 2, 3, width), (1, 1, 3, width), (2, 0, 3, width)])]
+            vec![Plane::new(width * 3, height, out, &[(0, 2, 3, width), (1, 1, 3, width), (2, 0, 3, width)])]
         }
     }
 }

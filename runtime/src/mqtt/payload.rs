@@ -26,6 +26,9 @@ pub struct State {
     pub microphone: SourceState,
     /// Mean time to work on a snippet over the time that it lasts; below 1 it keeps up.
     pub realtime_factor: Option<f64>,
+    /// Snippets were skipped in the last half minute because the work was late.
+    #[serde(default)]
+    pub shedding: bool,
     /// Resident memory in KiB.
     pub rss_kib: Option<u64>,
     /// Kernels of the matrix products, as chosen for this CPU.
@@ -76,6 +79,8 @@ pub enum SourceState {
     /// Not configured, or not part of the recording.
     #[default]
     Absent,
+    /// Never seen so far; looked for.
+    Waiting,
     /// Data comes.
     Healthy,
     /// Data is late.

@@ -98,6 +98,11 @@ impl Processor {
         })
     }
 
+    /// Sets the number of the next event message, so that numbers go on after a restart of the program.
+    pub fn set_next_seq(&mut self, seq: u64) {
+        self.engine.set_next_seq(seq);
+    }
+
     /// The model, for its manifest and counters.
     #[must_use]
     pub fn model(&self) -> &Model {

@@ -1,4 +1,4 @@
-//! Life under a service manager: readiness and progress (`sd_notify`), signals, a re-read configuration, credentials,
+//! Life under a service manager: readiness and progress (`sd_notify`), signals, credentials,
 //! log lines for the journal, memory that is neither swapped nor dumped.
 //!
 //! A live run does this, in this order:
@@ -28,7 +28,6 @@ mod journal;
 mod memory;
 mod notify;
 mod progress;
-mod reload;
 mod signals;
 mod supervisor;
 
@@ -38,7 +37,6 @@ pub use self::{
     memory::keep_media_in_memory,
     notify::{Notice, Notify, Systemd},
     progress::{Idle, Late, Part, Progress},
-    reload::{Changes, reread},
     signals::Signals,
     supervisor::Supervisor,
 };

@@ -47,11 +47,15 @@
 //! println!("{frame:?} {:?} {}", block.time, block.len());
 //! ```
 
+pub mod alsa;
 pub mod clip;
 pub mod ffmpeg;
 pub mod liveness;
+pub mod meter;
 pub mod pace;
 mod pcm;
+pub mod v4l2;
+pub mod view;
 pub mod wav;
 pub mod y4m;
 
