@@ -587,7 +587,8 @@ impl Case {
 #[test]
 #[ignore = "ten minutes: make test-faults"]
 fn the_fault_matrix() {
-    let cases: [(&str, fn() -> Row); 12] = [
+    type Case = (&'static str, fn() -> Row);
+    let cases: [Case; 12] = [
         ("kill", broker_killed),
         ("freeze", broker_frozen),
         ("half-open", half_open),

@@ -162,6 +162,7 @@ fn quantised_nodes_that_do_not_fit_are_refused_by_name() {
     let file = &bundle.manifest().graphs.audio_encoder;
     let bytes = bundle.read(&file.file, &file.sha256).unwrap();
     let good = &bundle.manifest().quantisation.nodes["audio_encoder"];
+    type Change<'a> = &'a dyn Fn(&mut std::collections::BTreeMap<String, girasol_model::QuantisedNode>);
     let stem = "/trunk/layers.0/Conv";
     let refusal = |nodes: &std::collections::BTreeMap<_, _>| {
         let integers = Integers { nodes, kernel: Kernel::best() };
@@ -172,7 +173,7 @@ fn quantised_nodes_that_do_not_fit_are_refused_by_name() {
             Err(error) => format!("{:?} {error}", error.kind()),
         }
     };
-    let cases: [(&str, &dyn Fn(&mut std::collections::BTreeMap<String, girasol_model::QuantisedNode>)); 5] = [
+    let cases: [(&str, Change<'_>); 5] = [
         ("`nowhere`", &|nodes| {
             let node = nodes[stem].clone();
             nodes.insert("nowhere".into(), node);

@@ -50,6 +50,7 @@ fn main() {
     let (mut next, begun) = (first, Instant::now());
     let mut said = begun;
     loop {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand events")]
         let due = first + (begun.elapsed().as_secs_f64() * rate) as u64;
         while next < total.min(due) {
             tried.write_all(b".").unwrap();

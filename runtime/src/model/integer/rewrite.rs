@@ -52,7 +52,7 @@ pub(super) fn rewrite(
         rewriter.take(node)?;
     }
     for output in &graph.output {
-        rewriter.to_float(&output.name);
+        rewriter.dequantise(&output.name);
     }
     let Rewriter { nodes, layers, .. } = rewriter;
     graph.node = nodes;
@@ -110,7 +110,7 @@ impl<'a> Rewriter<'a> {
             return Ok(());
         }
         for input in &node.input {
-            self.to_float(input);
+            self.dequantise(input);
         }
         self.nodes.push(node.clone());
         Ok(())
@@ -129,7 +129,7 @@ impl<'a> Rewriter<'a> {
         }
         let mut inputs = Vec::new();
         for (name, affine) in dynamic.iter().zip(&quantised.inputs) {
-            inputs.push(self.to_int8(name, *affine)?);
+            inputs.push(self.quantise(name, *affine)?);
         }
         self.push(node.name.clone(), layer, inputs, int8_name(&last));
         self.int8.insert(last.clone(), quantised.output);
@@ -172,7 +172,7 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Makes sure that the tensor exists in f32.
-    fn to_float(&mut self, name: &str) {
+    fn dequantise(&mut self, name: &str) {
         if self.int8_only.remove(name) {
             let params = self.int8[name];
             let layer = Layer::Dequantise { params: params_of(params) };
@@ -181,7 +181,7 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Makes sure that the tensor exists in int8; returns its name there.
-    fn to_int8(&mut self, name: &str, affine: Affine) -> Result<String, String> {
+    fn quantise(&mut self, name: &str, affine: Affine) -> Result<String, String> {
         match self.int8.get(name) {
             Some(found) if *found == affine => {}
             Some(found) => return Err(format!("reads `{name}` as {affine:?}, but it is made as {found:?}")),
@@ -260,7 +260,7 @@ impl<'a> Rewriter<'a> {
     }
 
     /// Shape, values and channel scales: as the file holds them, or rounded here if it holds few and therefore f32.
-    fn weights(&self, name: &str) -> Result<(Vec<usize>, Vec<i8>, Vec<f32>), String> {
+    fn weights(&self, name: &str) -> Result<Weights, String> {
         let constant =
             |name: &str| self.constants.get(name).copied().ok_or(format!("`{name}` is no constant"));
         if let Some(node) = self.dequantised.get(name) {
@@ -279,6 +279,9 @@ impl<'a> Rewriter<'a> {
         Ok((dims, q, scales))
     }
 }
+
+/// Shape, values and channel scales.
+type Weights = (Vec<usize>, Vec<i8>, Vec<f32>);
 
 /// Largest bias in units of the accumulator; leaves room for the products.
 const BIAS_LIMIT: f64 = (1 << 29) as f64;
