@@ -587,8 +587,8 @@ impl Case {
 #[test]
 #[ignore = "ten minutes: make test-faults"]
 fn the_fault_matrix() {
-    type Case = (&'static str, fn() -> Row);
-    let cases: [Case; 12] = [
+    type Kind = (&'static str, fn() -> Row);
+    let cases: [Kind; 12] = [
         ("kill", broker_killed),
         ("freeze", broker_frozen),
         ("half-open", half_open),
