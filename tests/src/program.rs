@@ -157,7 +157,12 @@ impl Running {
 
     /// Asks it to end (SIGTERM).
     pub fn terminate(&self) {
-        let _ = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal: `TERM`, `HUP` …
+    pub fn signal(&self, name: &str) {
+        let _ = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
     }
 
     /// Waits for its end, at most two minutes.
