@@ -335,7 +335,7 @@ def visible(data: pathlib.Path, folder: pathlib.Path, names: list[str], table: T
         pair = {"girasol": ours} if detector is None else {"girasol": ours, "YOLOX-nano": theirs}
         both = [] if detector is None else [("girasol", "YOLOX-nano")]
         tags[label] |= intervals(pair, len(names), both, RESAMPLES)
-    return {"map": intervals(figures, len(names)), "tags": tags}
+    return {"map": intervals(figures, len(names), [], RESAMPLES), "tags": tags}
 
 
 def source(table: Table, truth: Table) -> dict[str, Any]:

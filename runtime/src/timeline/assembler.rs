@@ -258,16 +258,6 @@ impl Assembler {
         Some(MonoTime(origin.0.saturating_add(start_of(self.next + 1))) + self.config.grace)
     }
 
-    /// Skips to the snippet that holds `time`; never back. Returns how many were left out.
-    pub fn skip_to(&mut self, time: MonoTime) -> u64 {
-        let Some(origin) = self.origin.get() else { return 0 };
-        let index = index_of(time.since(origin)).max(self.next);
-        let skipped = index - self.next;
-        self.counters.skipped += skipped;
-        self.advance(index);
-        skipped
-    }
-
     /// Fills `out` with the next snippet, if there is one. With `None` it waits for the sources however long they
     /// take; with the time of day on the sources' timeline it closes snippets at their end plus grace, and when more
     /// than two are due it skips to the newest.
