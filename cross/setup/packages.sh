@@ -4,7 +4,7 @@
 #   packages.sh build   compiler, Rust, ALSA, libclang       (make build)
 #   packages.sh demo    build + ffmpeg, mosquitto, Python    (make demo, make test)
 #   packages.sh cross   build + zig, libasound of every target, emulator, lintian    (make cross, make deb-test)
-#   packages.sh board   demo + arm64 compiler, QEMU          (make test-board)
+#   packages.sh board   demo + arm64 compiler, QEMU          (cross/vm)
 #
 # Says what it installs, touches nothing when all is there. Needs root or sudo only if something is missing.
 set -euo pipefail
