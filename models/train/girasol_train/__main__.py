@@ -314,7 +314,8 @@ def run_evaluate(job: Job) -> None:
     note("quiet", evaluate.quiet_report(streamer, sounds, views, rules, count, QUIET["seed"]))
     note("sentences", evaluate.sentence_scores(streamer, pool, 5 if job.small else 200))
     note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test"), rules))
-    note("clips", evaluate.clip_accuracy(streamer, ad.load_clips(job.data, job.work, "test")))
+    clips = {split: ad.load_clips(job.data, job.work, split) for split in ("test", "val")}
+    note("clips", evaluate.clip_accuracy(streamer, clips["test"], clips["val"]))
     note("onset", evaluate.onset_sweep(streamer, sounds, rules, phases=2 if job.small else 8))
     finished(job, "evaluate", inputs)
 
