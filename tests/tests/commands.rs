@@ -1,10 +1,22 @@
 //! Commands and Home Assistant's discovery: the program, replaying in real time, operated through a real mosquitto.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test: it may panic, measures real time, and says what it measured"
+)]
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use girasol_tests::{
-    Broker, Received, Running, Subscriber, bundle, eager_config, girasol, keeps_to_schema, media,
+    Broker, Received, Running, Subscriber, bundle, eager_config, girasol, keeps_to_schema, media, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -219,6 +231,93 @@ fn a_question_is_answered_in_time(scene: &Scene) {
     let (correlation, payload) = answered.split_once(' ').unwrap_or_else(|| panic!("no answer: {answered}"));
     assert_eq!(correlation, "c0ffee");
     holds("response", &serde_json::from_str(payload.trim()).unwrap());
+}
+
+/// How late the snippets were done, in milliseconds after their ends, and how many were left out among them.
+#[derive(Debug)]
+struct Lateness {
+    median: f64,
+    worst: f64,
+    skipped: u64,
+}
+
+impl Scene {
+    /// Of the snippets from number `from` of those reported.
+    fn lateness(&self, from: usize) -> Lateness {
+        let said = self.running.stderr();
+        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+        let steps = whole.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        let steps = steps.filter_map(|s| Some((s["snippet"].as_u64()?, s["late_ms"].as_f64()?)));
+        let steps: Vec<_> = steps.skip(from).collect();
+        let mut late: Vec<_> = steps.iter().map(|(_, late)| *late).collect();
+        late.sort_by(f64::total_cmp);
+        let span = steps.last().unwrap().0 - steps[0].0 + 1;
+        let skipped = span - u64::try_from(steps.len()).unwrap();
+        Lateness { median: late[late.len() / 2], worst: late[late.len() - 1], skipped }
+    }
+
+    /// Asks five times a second for as long as `snippets` last, more than is listened to; returns how long each answer
+    /// took.
+    fn storm(&self, snippets: usize) -> Vec<Duration> {
+        let mut asker = Command::new("mosquitto_pub")
+            .args(["-V", "5", "-q", "1", "-p", &self.broker.port().to_string(), "-l"])
+            .args(["-t", "girasol/porch/command/ask"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut to = asker.stdin.take().unwrap();
+        let (end, mut asked, mut took) = (self.snippets() + snippets, BTreeMap::new(), Vec::new());
+        let mut look = |asked: &mut BTreeMap<String, Instant>| {
+            for answer in self.on("girasol/porch/response") {
+                let begun = answer["id"].as_str().and_then(|id| asked.remove(id));
+                if let (Some(begun), true) = (begun, answer["ok"] == true) {
+                    took.push(begun.elapsed());
+                }
+            }
+        };
+        for n in 0.. {
+            if self.snippets() >= end {
+                break;
+            }
+            let id = format!("storm-{end}-{n}");
+            asked.insert(id.clone(), Instant::now());
+            writeln!(to, "{}", json!({"id": id, "question": "is anyone speaking?"})).unwrap();
+            let next = Instant::now() + Duration::from_millis(200);
+            let _ = wait_until(Duration::from_millis(200), || {
+                look(&mut asked);
+                Instant::now() >= next
+            });
+        }
+        drop(to);
+        let _ = asker.wait();
+        took
+    }
+}
+
+/// Beside the same program a moment before, without questions; on a machine that does other things, in one of a few tries.
+#[test]
+fn questions_cost_no_snippet_and_are_answered_within_two() {
+    const SNIPPETS: usize = 8;
+    let scene = Scene::start("[commands]\nenabled = true\n");
+    let good = (0..5).any(|_| {
+        let from = scene.snippets();
+        wait_until(SOON, || scene.snippets() >= from + SNIPPETS).unwrap();
+        let (without, from) = (scene.lateness(from), scene.snippets());
+        let mut took = scene.storm(SNIPPETS);
+        let with = scene.lateness(from);
+        took.sort();
+        let (answers, longest) = (took.len(), took.last().copied().unwrap_or_default());
+        println!(
+            "{answers} answers, the longest after {longest:.1?}; done after the snippet's end: with questions {with:.1?}, \
+             without {without:.1?}"
+        );
+        // Five are answered even if each takes two snippets.
+        with.skipped == 0
+            && with.median < without.median + 100.0
+            && answers >= 5
+            && longest < Duration::from_millis(2 * 960)
+    });
+    assert!(good);
 }
 
 fn wrong_commands_have_their_outcomes(scene: &Scene) {
