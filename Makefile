@@ -92,7 +92,7 @@ FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 FUZZ_SECONDS ?= 60
 FUZZ := commands configuration manifest outbox jpeg wav y4m
 fuzz_cargo = RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) +nightly
-fuzz_to = --release --locked --manifest-path tests/fuzz/Cargo.toml --target $$(rustc -vV | sed -n 's/^host: //p')
+fuzz_to = --release --locked --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz --target $$(rustc -vV | sed -n 's/^host: //p')
 
 fuzz: ## look for input that breaks a parser, FUZZ_SECONDS for each of FUZZ='commands wav ...'; needs a nightly Rust
 	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \

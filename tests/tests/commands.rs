@@ -7,7 +7,6 @@
 )]
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::Write as _,
     path::Path,
@@ -234,7 +233,6 @@ fn a_question_is_answered_in_time(scene: &Scene) {
 }
 
 /// How late the snippets were done, in milliseconds after their ends, and how many were left out among them.
-#[derive(Debug)]
 struct Lateness {
     median: f64,
     worst: f64,
@@ -256,8 +254,8 @@ impl Scene {
         Lateness { median: late[late.len() / 2], worst: late[late.len() - 1], skipped }
     }
 
-    /// Asks five times a second for as long as `snippets` last, more than is listened to; returns how long each answer
-    /// took.
+    /// Asks for as long as `snippets` last, the next question as soon as one is answered (twice a second at most: more is
+    /// not listened to); returns how long each answer took.
     fn storm(&self, snippets: usize) -> Vec<Duration> {
         let mut asker = Command::new("mosquitto_pub")
             .args(["-V", "5", "-q", "1", "-p", &self.broker.port().to_string(), "-l"])
@@ -266,27 +264,14 @@ impl Scene {
             .spawn()
             .unwrap();
         let mut to = asker.stdin.take().unwrap();
-        let (end, mut asked, mut took) = (self.snippets() + snippets, BTreeMap::new(), Vec::new());
-        let mut look = |asked: &mut BTreeMap<String, Instant>| {
-            for answer in self.on("girasol/porch/response") {
-                let begun = answer["id"].as_str().and_then(|id| asked.remove(id));
-                if let (Some(begun), true) = (begun, answer["ok"] == true) {
-                    took.push(begun.elapsed());
-                }
-            }
-        };
-        for n in 0.. {
-            if self.snippets() >= end {
-                break;
-            }
-            let id = format!("storm-{end}-{n}");
-            asked.insert(id.clone(), Instant::now());
+        let (end, mut took) = (self.snippets() + snippets, Vec::new());
+        while self.snippets() < end {
+            let (id, asked) = (format!("storm-{end}-{}", took.len()), Instant::now());
             writeln!(to, "{}", json!({"id": id, "question": "is anyone speaking?"})).unwrap();
-            let next = Instant::now() + Duration::from_millis(200);
-            let _ = wait_until(Duration::from_millis(200), || {
-                look(&mut asked);
-                Instant::now() >= next
-            });
+            let answer = self.wait("girasol/porch/response", 0, |r| r["id"] == id.as_str());
+            took.push(asked.elapsed());
+            assert_eq!(answer["ok"], true, "{answer}");
+            let _ = wait_until(Duration::from_millis(500).saturating_sub(asked.elapsed()), || false);
         }
         drop(to);
         let _ = asker.wait();
@@ -295,8 +280,9 @@ impl Scene {
 }
 
 /// Beside the same program a moment before, without questions; on a machine that does other things, in one of a few tries.
+/// How long an answer takes on any machine is in `ask.rs`.
 #[test]
-fn questions_cost_no_snippet_and_are_answered_within_two() {
+fn questions_cost_no_snippet() {
     const SNIPPETS: usize = 8;
     let scene = Scene::start("[commands]\nenabled = true\n");
     let good = (0..5).any(|_| {
@@ -306,16 +292,13 @@ fn questions_cost_no_snippet_and_are_answered_within_two() {
         let mut took = scene.storm(SNIPPETS);
         let with = scene.lateness(from);
         took.sort();
-        let (answers, longest) = (took.len(), took.last().copied().unwrap_or_default());
+        let (answers, median, longest) = (took.len(), took[took.len() / 2], took[took.len() - 1]);
         println!(
-            "{answers} answers, the longest after {longest:.1?}; done after the snippet's end: with questions {with:.1?}, \
-             without {without:.1?}"
+            "{answers} answers after {median:.1?}, at most {longest:.1?}; snippets done {:.0} ms (at most {:.0}) after their \
+             ends, {:.0} (at most {:.0}) without questions; {} skipped, {} without",
+            with.median, with.worst, without.median, without.worst, with.skipped, without.skipped
         );
-        // Five are answered even if each takes two snippets.
-        with.skipped == 0
-            && with.median < without.median + 100.0
-            && answers >= 5
-            && longest < Duration::from_millis(2 * 960)
+        with.skipped == 0 && with.median < without.median + 100.0 && answers > 1
     });
     assert!(good);
 }

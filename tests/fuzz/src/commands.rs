@@ -4,7 +4,7 @@
 //! The first byte chooses the command.
 #![no_main]
 
-use girasol::{
+use girasol_fuzz::{
     command::{COMMANDS, Command, MAX_REQUEST_BYTES, parse},
     config::{Config, Overrides},
 };

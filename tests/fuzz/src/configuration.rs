@@ -2,7 +2,7 @@
 //! that gives the same.
 #![no_main]
 
-use girasol::config::{Config, Overrides};
+use girasol_fuzz::config::{Config, Overrides};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -1,7 +1,7 @@
 //! A picture as a USB camera may send it: decoded or refused, and the size is what the caller asked for.
 #![no_main]
 
-use girasol::source::v4l2::Mjpeg;
+use girasol_fuzz::source::v4l2::Mjpeg;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

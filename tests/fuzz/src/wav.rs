@@ -4,7 +4,7 @@
 
 use std::{fs, path::PathBuf, sync::OnceLock, time::Duration};
 
-use girasol::source::{AudioSource, Block, Read, wav::WavSource};
+use girasol_fuzz::source::{AudioSource, Block, Read, wav::WavSource};
 use libfuzzer_sys::fuzz_target;
 
 /// In memory, one for each process.

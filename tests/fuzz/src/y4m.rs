@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use girasol::source::{Frame, Read, VideoSource, y4m::Y4mSource};
+use girasol_fuzz::source::{Frame, Read, VideoSource, y4m::Y4mSource};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
