@@ -15,7 +15,8 @@
 
 A stage skips what it finds done for the same inputs (hashes of files), and resumes what was interrupted; everything is
 seeded. Encoders that are in the work directory are used as they are. `final` needs the girasol program (`make build`).
-A GPU is used by nothing here: every step is small. Defaults of --data and --work are GIRASOL_DATA and GIRASOL_WORK.
+Training uses a GPU if torch sees one (so far tried with fake tensors only). Defaults of --data and --work are
+GIRASOL_DATA and GIRASOL_WORK.
 """
 
 from __future__ import annotations

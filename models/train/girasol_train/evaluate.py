@@ -79,13 +79,7 @@ def rounding_cost(rounded_: dict[str, calibrate.Outcome], plain: dict[str, calib
                 return intervals.mean_ap(score[picked], o.target[picked], o.weight[picked])
 
             def macro_f1(picked, o=outcome, score=score, on=on):
-                values = []
-                for i in range(len(o.ids)):
-                    known = o.weight[picked][..., i] >= 0.5
-                    true = o.target[picked][..., i][known] >= 0.5
-                    if true.any():
-                        values.append(intervals.f1(score[picked][..., i][known] >= on[i], true))
-                return float(np.mean(values)) if values else float("nan")
+                return intervals.macro_f1(score[picked] >= on, o.target[picked], o.weight[picked])
 
             figures |= {f"{kind} mAP {name}": mean_ap, f"{kind} macro F1 {name}": macro_f1}
         pairs += [(f"{kind} {m} int8", f"{kind} {m} f32") for m in ("mAP", "macro F1")]

@@ -4,6 +4,7 @@
 95 % intervals from resampled clips, paired where two systems saw the same clips:
 
 - the same head on YAMNet's embedding, fitted on the composed training tracks, and YAMNet as it comes (zero-shot);
+- the same bundle with its encoders in f32;
 - YOLOX-nano on the same frames, for persons and for the other tags it knows;
 - "source in view" by the model and by the rule "one of its sources is seen";
 - the decoder's captions against a template over the same scores, its answers against the history of the same scores.
@@ -27,9 +28,10 @@ from . import clips as cl
 from . import evaluate, scenes, stories, text
 from .audio_encoder import load_yamnet
 from .calibrate import average_precision
+from .count import count as count_macs
 from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SNIPPET_SAMPLES, log_mel
 from .fusion import SNIPPET_SECONDS
-from .intervals import f1, intervals, mean_ap
+from .intervals import f1, intervals, macro_f1, mean_ap
 from .labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS, VISIBLE_INDEX
 from .train_fusion import maker_matrix
 
@@ -43,7 +45,7 @@ COCO = {
     "motorbike": ("motorcycle", "bicycle"), "train": ("train",), "aircraft": ("airplane",), "boat": ("boat",),
     "screen": ("tv", "laptop", "cell_phone", "cell phone"),
 }  # fmt: skip
-YOLOX_SCORE = 0.3
+YOLOX, YOLOX_SCORE = pathlib.Path("teachers") / "yolox-nano" / "yolox_nano.onnx", 0.3
 Table = dict[str, np.ndarray]
 
 
@@ -61,11 +63,13 @@ def program() -> str:
     return found
 
 
-def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path) -> tuple[dict[str, Any], list[dict]]:
+def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path, arithmetic: str = "int8"
+                ) -> tuple[dict[str, Any], list[dict]]:  # fmt: skip
     """`girasol eval` on a folder of clips: its report and its predictions."""
-    predictions = out / "predictions.jsonl"
-    command = [program(), "eval", str(folder), "--bundle", str(bundle), "--truth", str(folder / "truth.tsv"),
-               "--predictions", str(predictions), "--json"]  # fmt: skip
+    predictions, settings = out / f"predictions-{arithmetic}.jsonl", out / f"{arithmetic}.toml"
+    settings.write_text(f'[model]\narithmetic = "{arithmetic}"\n')
+    command = [program(), "eval", str(folder), "--config", str(settings), "--bundle", str(bundle),
+               "--truth", str(folder / "truth.tsv"), "--predictions", str(predictions), "--json"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"girasol eval failed ({done.returncode}): {done.stderr.strip().splitlines()[-1:]}")
@@ -167,7 +171,7 @@ def yolox_scores(data: pathlib.Path, folder: pathlib.Path, names: list[str]) -> 
     import cv2
     import onnxruntime
 
-    network = data / "teachers" / "yolox-nano" / "yolox_nano.onnx"
+    network = data / YOLOX
     if not network.exists():
         return None
     options = onnxruntime.SessionOptions()
@@ -280,10 +284,11 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
                    split: str = "final", count: int = CLIPS, shards: int = 12) -> dict[str, Any]:  # fmt: skip
     folder = cl.compose(data, work, split, count, SEED)
     report, lines = run_program(folder, bundle, work)
+    _, exact_lines = run_program(folder, bundle, work, "f32")
     with np.load(folder / "truth.npz") as stored:
         truth = {key: stored[key] for key in stored.files}
     names = [f"{n:04d}.wav" if not there[1] else f"{n:04d}.y4m" for n, there in enumerate(truth["present"])]
-    table = as_table(lines, names)
+    table, exact = as_table(lines, names), as_table(exact_lines, names)
     heard, seen = truth["present"][:, 0], truth["present"][:, 1]
     truth["audible_weight"] = truth["audible_weight"] * heard[:, None, None]
     truth["visible_weight"] = truth["visible_weight"] * seen[:, None, None]
@@ -305,7 +310,8 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
     pairs = [("girasol", "head on YAMNet"), ("girasol, YAMNet's labels", "YAMNet, YAMNet's labels")]
     result: dict[str, Any] = {"split": split, "clips": count, "runtime": report}
     result["audible_map"] = intervals(audible, count, pairs, RESAMPLES)
-    result["visible"] = visible(data, folder, names, table, truth, rules)
+    result["rounding"] = rounding(table, exact, truth, rules)
+    result["visible"] = visible(data, bundle, folder, names, table, truth, rules)
     result["source"] = source(table, truth)
     result["sentences"] = sentences(table, truth, rules, names)
     questions = json.loads((folder / "questions.json").read_text())
@@ -313,9 +319,24 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
     return result
 
 
-def visible(data: pathlib.Path, folder: pathlib.Path, names: list[str], table: Table, truth: Table,
-            rules: evaluate.Rules) -> dict[str, Any]:  # fmt: skip
-    """mAP, and F1 per tag beside YOLOX-nano's on the same frames (if the kit has that network)."""
+def rounding(table: Table, exact: Table, truth: Table, rules: evaluate.Rules) -> dict[str, dict[str, float]]:
+    """What the encoders' int8 costs: the runtime's scores in int8 and in f32 on the same clips, paired."""
+    figures: dict[str, Callable[[np.ndarray], float]] = {}
+    for kind, ids in (("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS)):
+        target, weight = truth[kind], truth[f"{kind}_weight"]
+        on = np.array([rules[kind][name]["thresholds"]["best_f1"]["on"] for name in ids])
+        for name, scores in (("int8", table[kind]), ("f32", exact[kind])):
+            figures[f"{kind} mAP {name}"] = lambda p, s=scores, t=target, w=weight: mean_ap(s[p], t[p], w[p])
+            figures[f"{kind} macro F1 {name}"] = lambda p, s=scores, t=target, w=weight, on=on: macro_f1(
+                s[p] >= on, t[p], w[p]
+            )
+    pairs = [(f"{k} {m} int8", f"{k} {m} f32") for k in ("audible", "visible") for m in ("mAP", "macro F1")]
+    return intervals(figures, len(target), pairs, RESAMPLES)
+
+
+def visible(data: pathlib.Path, bundle: pathlib.Path, folder: pathlib.Path, names: list[str], table: Table,
+            truth: Table, rules: evaluate.Rules) -> dict[str, Any]:  # fmt: skip
+    """mAP, and F1 per tag and work per frame beside YOLOX-nano's on the same frames (if the kit has that network)."""
     detector = yolox_scores(data, folder, names)
     known = truth["visible_weight"] >= 0.5
     true = truth["visible"] >= 0.5
@@ -335,7 +356,11 @@ def visible(data: pathlib.Path, folder: pathlib.Path, names: list[str], table: T
         pair = {"girasol": ours} if detector is None else {"girasol": ours, "YOLOX-nano": theirs}
         both = [] if detector is None else [("girasol", "YOLOX-nano")]
         tags[label] |= intervals(pair, len(names), both, RESAMPLES)
-    return {"map": intervals(figures, len(names), [], RESAMPLES), "tags": tags}
+    result = {"map": intervals(figures, len(names), [], RESAMPLES), "tags": tags}
+    if detector is not None:
+        result["macs"] = {"girasol": count_macs(bundle / "video_encoder.onnx")["macs"],
+                          "YOLOX-nano": count_macs(data / YOLOX)["macs"]}  # fmt: skip
+    return result
 
 
 def source(table: Table, truth: Table) -> dict[str, Any]:
