@@ -63,9 +63,9 @@ impl Board {
     fn step(&mut self, index: i64, number: usize, manifest: &Manifest) {
         let labels = &manifest.labels;
         let mut audible = vec![0.01; labels.audible.len()];
-        let chosen = number % labels.audible.len();
+        let enabled: Vec<_> = (0..audible.len()).filter(|&n| labels.audible[n].enabled).collect();
         if (index + i64::try_from(number).unwrap()) % 16 < 6 {
-            audible[chosen] = 0.97;
+            audible[enabled[number % enabled.len()]] = 0.999;
         }
         let (visible, source) = (vec![0.01; labels.visible.len()], vec![0.5; labels.audible.len()]);
         let start = MonoTime(index * 960_000_000);
@@ -168,6 +168,7 @@ fn boards_keep_apart_and_every_event_arrives_once() {
         heard.entry(device).or_default().push(message.payload.clone());
     }
     for board in &boards {
+        assert!(board.said.len() >= 4, "{} has little to say: {:?}", board.name, board.said);
         assert_eq!(heard.get(&board.name), Some(&board.said), "{}: all, in order", board.name);
     }
     let across: BTreeSet<_> = boards.iter().flat_map(|b| &b.said).collect();
