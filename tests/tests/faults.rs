@@ -47,7 +47,7 @@ fn total() -> u64 {
 
 /// Events a second: the faults fall midway.
 fn rate() -> f64 {
-    if total() >= LONG { 500.0 } else { 50.0 }
+    if total() >= LONG { 500.0 } else { 100.0 }
 }
 
 /// How long a fault lasts.
@@ -446,7 +446,7 @@ mod matrix {
     fn duplicate_client_id() {
         let mut case = Case::new("another client with our id until that is named, and 10 s more");
         // It takes four short connections.
-        case.rate = if total() >= LONG { 140.0 } else { 12.0 };
+        case.rate = if total() >= LONG { 140.0 } else { 20.0 };
         let mut feeder = case.feeder(&case.broker.url(), "");
         let other = tempfile::tempdir().unwrap();
         let mut named = String::new();
