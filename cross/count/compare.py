@@ -1,7 +1,9 @@
-"""Reads what `ops_count` wrote under the counting emulator and compares it with the committed baseline.
+"""Reads what `ops_count` and `snippet_count` wrote under the counting emulator and compares it with the committed
+baseline.
 
-A line is `CPU COUNT PART OPERATOR MACS TIMES RUNS`: instructions executed before the operator's run number RUNS (0, 1
-and 4). Three runs less one are two, free of what stands around them.
+A line of the first is `CPU COUNT PART OPERATOR MACS TIMES RUNS`: instructions executed before the operator's run number
+RUNS (0, 1 and 4). Three runs less one are two, free of what stands around them. A line of the second is
+`CPU count PART STAGE MACS TIMES COUNT`, of one run.
 """
 
 import collections
@@ -9,18 +11,21 @@ import pathlib
 import sys
 
 TOLERANCE = 0.02
+ENCODERS = ["video_encoder", "audio_encoder"]
 Key = collections.namedtuple("Key", "cpu part operator macs times")
 
 
 def read_counts(lines):
     """Instructions of one run of each operator, in order."""
-    marks = {}
+    marks, counts = {}, {}
     for line in lines:
         cpu, count, *fields = line.split()
-        if len(fields) == 5:
+        if count == "count":
+            part, operator, macs, times, count = fields
+            counts[Key(cpu, part, operator, int(macs), int(times))] = int(count)
+        elif len(fields) == 5:
             part, operator, macs, times, runs = fields
             marks.setdefault(Key(cpu, part, operator, int(macs), int(times)), {})[int(runs)] = int(count)
-    counts = {}
     for key, at in marks.items():
         twice = (at[4] - at[1]) - (at[1] - at[0])
         assert twice > 0, f"{key}: {at}"
@@ -43,14 +48,24 @@ def write_baseline(path, counts):
 
 
 def totals(counts):
-    """Per CPU and part: (MACs, instructions) of each kind of operator, as often as the network runs it."""
+    """Per CPU and encoder: (MACs, instructions) of each kind of operator, as often as the network runs it."""
     sums = collections.defaultdict(lambda: [0, 0])
     for key, count in counts.items():
-        if key.part != "reference":
+        if key.part in ("video", "audio"):
             total = sums[key.cpu, key.part, key.operator.split("-")[0]]
             total[0] += key.macs * key.times
             total[1] += count * key.times
     return sums
+
+
+def ratios(counts):
+    """Per CPU: (stage or both encoders, instructions in int8 / in f32 by stock tract), as often as a snippet runs it."""
+    per_snippet = {(key.cpu, key.part, key.operator): count * key.times for key, count in counts.items()}
+    for cpu in dict.fromkeys(key.cpu for key in counts):
+        for name, stages in {**{name: [name] for name in ENCODERS}, "encoders": ENCODERS, "snippet": ["snippet"]}.items():
+            sums = [sum(per_snippet.get((cpu, part, stage), 0) for stage in stages) for part in ("int8", "f32")]
+            if all(sums):
+                yield cpu, name, sums[0] / sums[1]
 
 
 def report(counts, baseline):
@@ -59,11 +74,14 @@ def report(counts, baseline):
     for key, count in counts.items():
         before = baseline.get(key)
         change = "new" if before is None else f"{100 * (count / before - 1):+.1f} %"
-        print(f"{key.cpu:<11} {key.part:<10} {key.operator:<34} {count / key.macs:8.4f} {count:>10} {change:>8}")
+        each = f"{count / key.macs:8.4f}" if key.macs else " " * 8
+        print(f"{key.cpu:<11} {key.part:<10} {key.operator:<34} {each} {count:>10} {change:>8}")
         if before is None or count > before * (1 + TOLERANCE):
             worse.append(f"{key.cpu} {key.part} {key.operator}: {count} instructions, {before} in the baseline")
     for (cpu, part, kind), (macs, count) in totals(counts).items():
         print(f"{cpu:<11} {part:<10} all {kind:<30} {count / macs:8.4f} {count:>10}")
+    for cpu, graph, ratio in ratios(counts):
+        print(f"{cpu:<11} {graph:<34} int8 / f32 of stock tract {ratio:.3f}")
     worse += [f"{key.cpu} {key.part} {key.operator}: not counted any more" for key in baseline.keys() - counts.keys()]
     return worse
 

@@ -23,6 +23,8 @@ pub(crate) mod neon_depthwise;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_elementwise;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_tile;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_wide;
 pub(crate) mod scalar;
 
