@@ -94,11 +94,14 @@ fuzz: ## look for input that breaks a parser, FUZZ_SECONDS each; needs a nightly
 test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and Armv9; needs qemu-user and an arm64 gcc
 	@bash cross/arm/test.sh
 
-count: ## instructions of every operator on arm64 beside the committed baseline; builds an emulator the first time
+count: ## instructions of every operator and stage on arm64 beside the committed baseline; builds an emulator first
 	@bash cross/count/count.sh
 
 count-accept: ## take today's instruction counts as the baseline
 	@bash cross/count/count.sh accept
+
+count-peer: ## instructions of LiteRT on the encoders' networks beside ours; PYTHON with onnx and ai-edge-litert
+	@bash cross/count/peer.sh
 
 miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
 	@bash cross/arm/miri.sh

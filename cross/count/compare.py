@@ -12,6 +12,7 @@ import sys
 
 TOLERANCE = 0.02
 ENCODERS = ["video_encoder", "audio_encoder"]
+PER_SNIPPET = {"video_encoder": 2, "audio_encoder": 1}
 Key = collections.namedtuple("Key", "cpu part operator macs times")
 
 
@@ -86,10 +87,26 @@ def report(counts, baseline):
     return worse
 
 
+def report_peer(counts, baseline):
+    """Prints LiteRT's counts and girasol's of the baseline."""
+    ours = {(key.cpu, key.operator): count for key, count in baseline.items() if key.part == "int8"}
+    sums = collections.defaultdict(lambda: [0, 0])
+    for key, count in counts.items():
+        own = ours[key.cpu, key.operator]
+        print(f"{key.cpu:<11} {key.operator:<16} LiteRT {count:>10}  girasol {own:>10}  {own / count:.3f}")
+        for index, value in enumerate((own, count)):
+            sums[key.cpu][index] += value * PER_SNIPPET[key.operator]
+    for cpu, (own, peer) in sums.items():
+        print(f"{cpu:<11} {'encoders':<16} LiteRT {peer:>10}  girasol {own:>10}  {own / peer:.3f}, of a snippet")
+    return "girasol's figures are the committed baseline's"
+
+
 def main(mode, baseline_path, counts_path):
     path = pathlib.Path(baseline_path)
     counts = read_counts(pathlib.Path(counts_path).read_text().splitlines())
     baseline = read_baseline(path) if path.exists() else {}
+    if mode == "peer":
+        return report_peer(counts, baseline)
     worse = report(counts, baseline)
     if mode == "accept":
         write_baseline(path, counts)

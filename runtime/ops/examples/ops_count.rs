@@ -11,10 +11,11 @@ use std::hint::black_box;
 
 use girasol_ops::{
     Kernel,
-    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
+    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     elementwise::{Add, Quantise, dequantise},
     linear::{Linear, LinearSpec},
     semantics::{Activation, QuantParams},
+    window::Window,
 };
 
 const PARAMS: QuantParams = QuantParams { scale: 0.05, zero_point: -5 };

@@ -39,6 +39,8 @@ impl Model {
             time("audio_encoder", 1, graphs.audio_encoder.macs, &mut || self.audio.run().map(drop))?;
             time("combiner", 1, graphs.combiner.macs, &mut || self.combiner.run().map(drop))?;
             time("latent", 1, graphs.latent.macs, &mut || self.latent.run().map(drop))?;
+            // One token.
+            time("decoder", 0, graphs.decoder.macs, &mut || self.decoder.graph.run().map(drop))?;
         }
         let label = self.manifest.labels.audible[0].id.clone();
         let mut run = || self.write(&Prompt::Heard(&label)).map(drop);

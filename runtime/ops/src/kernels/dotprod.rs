@@ -14,7 +14,7 @@ use super::{
     ChannelBlock,
     blocks::{row_blocks, tails},
     neon::{STEP, load_i32x4, next_pair, row_pointers},
-    neon_tile::{Resident, Tile, for_steps, tile_asm},
+    neon_tile::{Ends, Resident, Tile, for_steps, four_rows, load_second, tile_asm},
     neon_wide::{NARROW, PANEL, for_panels, quads},
 };
 use crate::linear::Linear;
@@ -22,7 +22,30 @@ use crate::linear::Linear;
 /// Weights are [outputs / 16][inputs / 4][16][4], inputs padded to 16; the last panel may have 8 channels.
 #[target_feature(enable = "dotprod")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let left = row_blocks::<4>(op, (input, output), |rows, results| four_rows(op, rows, results));
+    let ends = Ends::new(op.clamp);
+    let padded = op.inputs.next_multiple_of(STEP);
+    let constants = [&op.channels.bias, &op.channels.mantissa, &op.channels.left_shift];
+    let outputs = op.outputs.next_multiple_of(NARROW);
+    assert!(op.weights.len() == outputs * padded && constants.iter().all(|of| of.len() >= outputs));
+    let left = four_rows::<PANEL>(op, (input, output), true, |tile, first, count, out| {
+        let panels = Panels {
+            count,
+            weights: op.weights.as_ptr().wrapping_add(first * PANEL * padded),
+            constants: constants.map(|values| values.as_ptr().wrapping_add(first * PANEL)),
+            ends: &ends,
+            out,
+        };
+        // SAFETY: the rows are the input's, weights and constants have so many panels, or half a one, as was checked
+        // above, and `out` has room for them.
+        unsafe {
+            match (op.inputs <= Tile::RESIDENT, count == 0) {
+                (true, false) => resident(tile, op.inputs, panels),
+                (true, true) => resident_narrow(tile, op.inputs, panels),
+                (false, false) => any(tile, op.inputs, panels),
+                (false, true) => any_narrow(tile, op.inputs, panels),
+            }
+        }
+    });
     let left = row_blocks::<2>(op, left, |rows, results| few_rows::<2>(op, rows, results));
     row_blocks::<1>(op, left, |rows, results| few_rows::<1>(op, rows, results));
 }
@@ -317,7 +340,8 @@ macro_rules! finish {
     };
 }
 
-/// Runs over the panels of one width: `any` or `resident` rows.
+/// Runs over the panels of one width: `any` or `resident` rows. 16 registers hold sums, 8 values, 8 weights or what the
+/// end of a panel needs. (Half a panel counts as 0: one round, since 0 - 1 borrows and is not higher.)
 macro_rules! panels {
     (any $width:ident, $panels:expr, $tile:expr, $inputs:expr, $skip:literal) => {
         tile_asm!(
@@ -325,7 +349,7 @@ macro_rules! panels {
             sums_any!($width),
             finish!($width),
             "subs {count}, {count}, #1",
-            "b.ne 7b",
+            "b.hi 7b",
             a = in(reg) $tile.rows[0],
             b = in(reg) $tile.rows[1],
             c = in(reg) $tile.rows[2],
@@ -337,9 +361,9 @@ macro_rules! panels {
             n = out(reg) _,
             steps = in(reg) $inputs / STEP,
             rest = in(reg) $inputs % STEP,
-            tails = in(reg) $tile.tails.as_ptr(),
+            tails = in(reg) $tile.tails,
             skip = const $skip,
-            ends = in(reg) &raw const $tile.ends,
+            ends = in(reg) &raw const *$panels.ends,
             weights = inout(reg) $panels.weights => _,
             bias = inout(reg) $panels.constants[0] => _,
             mantissa = inout(reg) $panels.constants[1] => _,
@@ -358,15 +382,12 @@ macro_rules! panels {
             "ldr q2, [{b}]",
             "ldr q4, [{c}]",
             "ldr q6, [{d}]",
-            "ldr q1, [{ta}]",
-            "ldr q3, [{tb}]",
-            "ldr q5, [{tc}]",
-            "ldr q7, [{td}]",
+            load_second!(),
             "7:",
             sums_resident!($width),
             finish!($width),
             "subs {count}, {count}, #1",
-            "b.ne 7b",
+            "b.hi 7b",
             a = in(reg) first[0],
             b = in(reg) first[1],
             c = in(reg) first[2],
@@ -377,7 +398,7 @@ macro_rules! panels {
             td = in(reg) second[3],
             halves = in(reg) halves,
             skip = const $skip,
-            ends = in(reg) &raw const $tile.ends,
+            ends = in(reg) &raw const *$panels.ends,
             weights = inout(reg) $panels.weights => _,
             bias = inout(reg) $panels.constants[0] => _,
             mantissa = inout(reg) $panels.constants[1] => _,
@@ -391,43 +412,16 @@ macro_rules! panels {
     }};
 }
 
-/// Four rows. 16 registers hold sums, 8 values, 8 weights or what the end of a panel needs.
-#[inline]
-#[target_feature(enable = "dotprod")]
-fn four_rows(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let tile = Tile::new(op, input);
-    let (inputs, padded) = (op.inputs, op.inputs.next_multiple_of(STEP));
-    Tile::cover::<PANEL>(op, output, |first, count, out| {
-        let weights = &op.weights[first * PANEL * padded..];
-        let narrow = weights.len() == NARROW * padded;
-        assert!(narrow || weights.len() >= count * PANEL * padded);
-        let panels = Panels {
-            count,
-            weights: weights.as_ptr(),
-            constants: [&op.channels.bias, &op.channels.mantissa, &op.channels.left_shift]
-                .map(|values| values[first * PANEL..][..count * PANEL].as_ptr()),
-            out,
-        };
-        // SAFETY: the panels have the weights and constants that were checked just now, a narrow one (there is but one,
-        // the last) half as many, of which no more are read; `cover` gives room for the results.
-        unsafe {
-            match (inputs <= Tile::RESIDENT, narrow) {
-                (true, false) => resident(&tile, inputs, panels),
-                (true, true) => resident_narrow(&tile, inputs, panels),
-                (false, false) => any(&tile, inputs, panels),
-                (false, true) => any_narrow(&tile, inputs, panels),
-            }
-        }
-    });
-}
-
-/// Panels, one at least.
-struct Panels {
+/// Panels for four rows.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    /// How many; 0 is half a one.
     count: usize,
     /// Padded to whole steps.
     weights: *const i8,
     /// Bias, mantissa and left shift of each channel.
     constants: [*const i32; 3],
+    ends: &'a Ends,
     /// Room for each panel's channels in each row.
     out: [*mut i8; 4],
 }
@@ -438,7 +432,7 @@ struct Panels {
 /// The rows of `tile` must have `inputs` values, and `panels` must be what its fields say.
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn any(tile: &Tile, inputs: usize, panels: Panels) {
+unsafe fn any(tile: Tile, inputs: usize, panels: Panels<'_>) {
     // SAFETY: each panel reads `inputs / 16 * 16` values of each row and as many weights of each of its channels; a rest
     // of the inputs is read from `tails`, and its weights are there because panels are padded to whole steps. Each panel
     // writes 16 values to each row. All of that the caller promises; no other memory is touched.
@@ -451,7 +445,7 @@ unsafe fn any(tile: &Tile, inputs: usize, panels: Panels) {
 /// As [`any`]; half as many weights and constants are read, 8 values written to each row.
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn any_narrow(tile: &Tile, inputs: usize, panels: Panels) {
+unsafe fn any_narrow(tile: Tile, inputs: usize, panels: Panels<'_>) {
     // SAFETY: as above.
     unsafe { panels!(any narrow, panels, tile, inputs, 64) };
 }
@@ -462,8 +456,9 @@ unsafe fn any_narrow(tile: &Tile, inputs: usize, panels: Panels) {
 /// As [`any`].
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn resident(tile: &Tile, inputs: usize, panels: Panels) {
-    // SAFETY: 16 values are read at each of the pointers to rows, which point to as many; the rest as in `any`.
+unsafe fn resident(tile: Tile, inputs: usize, panels: Panels<'_>) {
+    // SAFETY: 16 values are read at each of the first pointers to rows and `8 * halves` at the second, which point to as
+    // many; the rest as in `any`.
     unsafe { panels!(resident wide, panels, tile, inputs, 128) };
 }
 
@@ -473,7 +468,7 @@ unsafe fn resident(tile: &Tile, inputs: usize, panels: Panels) {
 /// As [`any_narrow`].
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn resident_narrow(tile: &Tile, inputs: usize, panels: Panels) {
+unsafe fn resident_narrow(tile: Tile, inputs: usize, panels: Panels<'_>) {
     // SAFETY: as above.
     unsafe { panels!(resident narrow, panels, tile, inputs, 64) };
 }

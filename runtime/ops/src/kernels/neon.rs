@@ -17,8 +17,8 @@ use std::arch::{
 
 use super::{
     ChannelBlock,
-    blocks::{row_blocks, store_block, tails},
-    neon_tile::{Resident, Tile, for_steps, tile_asm},
+    blocks::{row_blocks, tails},
+    neon_tile::{Ends, Resident, Tile, for_steps, four_rows, load_second, tile_asm},
 };
 use crate::{linear::Linear, semantics::Clamp};
 
@@ -341,7 +341,28 @@ macro_rules! store_pair {
 /// Weights are [outputs / 4][inputs / 16][4][16], outputs padded to 8.
 #[target_feature(enable = "neon")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let left = row_blocks::<4>(op, (input, output), |rows, results| four_rows(op, rows, results));
+    let ends = Ends::new(op.clamp);
+    let pair_len = PAIR * op.inputs.next_multiple_of(STEP);
+    let constants = [&op.channels.bias, &op.channels.mantissa, &op.channels.left_shift];
+    let pairs = op.outputs.div_ceil(PAIR);
+    assert!(op.weights.len() == pairs * pair_len && constants.iter().all(|of| of.len() == pairs * PAIR));
+    let left = four_rows::<PAIR>(op, (input, output), false, |tile, first, pairs, out| {
+        let panels = Panels {
+            pairs,
+            weights: op.weights.as_ptr().wrapping_add(first * pair_len),
+            constants: constants.map(|values| values.as_ptr().wrapping_add(first * PAIR)),
+            ends: &ends,
+            out,
+        };
+        if op.inputs <= Tile::RESIDENT {
+            // SAFETY: the rows are the input's, weights and constants have so many pairs, as was checked above, and
+            // `out` has room for them.
+            unsafe { run_resident(tile, op.inputs, panels) };
+        } else {
+            // SAFETY: as above.
+            unsafe { run_any(tile, op.inputs, panels) };
+        }
+    });
     let left = row_blocks::<2>(op, left, |rows, results| few_rows::<2>(op, rows, results));
     row_blocks::<1>(op, left, |rows, results| few_rows::<1>(op, rows, results));
 }
@@ -364,9 +385,17 @@ fn few_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
         let finish = |row: usize| requantise.apply(vaddq_s32(sums[row], requantise.bias));
         let q = vcombine_s16(finish(0), finish(R - 1));
         let results = bytes(clamp.apply([q; 2]));
+        let left = op.outputs - first;
         for row in 0..R {
             let values: &[i8; PANEL] = super::array(&results, row * PANEL);
-            store_block(output, row * op.outputs + first, op.outputs - first, values);
+            if left >= PANEL {
+                // SAFETY: `output` has `R` rows of `outputs` values, of which at least four follow `first`.
+                unsafe {
+                    output.as_mut_ptr().add(row * op.outputs + first).cast::<[i8; PANEL]>().write(*values);
+                }
+            } else {
+                output[row * op.outputs + first..][..left].copy_from_slice(&values[..left]);
+            }
         }
     }
 }
@@ -399,51 +428,29 @@ unsafe fn panel_sums<const R: usize>(
 /// Channels that leave together: two panels.
 const PAIR: usize = 2 * PANEL;
 
-/// Four rows. 16 registers hold sums, 8 values, 2 weights, 4 products, one the zero point, one the results of a pair's
-/// first panel.
-#[inline]
-#[target_feature(enable = "neon")]
-fn four_rows(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let tile = Tile::new(op, input);
-    Tile::cover::<PAIR>(op, output, |first, pairs, out| {
-        let pair_len = PAIR * op.inputs.next_multiple_of(STEP);
-        let panels = Panels {
-            pairs,
-            weights: op.weights[first * pair_len..][..pairs * pair_len].as_ptr(),
-            constants: [&op.channels.bias, &op.channels.mantissa, &op.channels.left_shift]
-                .map(|values| values[first * PAIR..][..pairs * PAIR].as_ptr()),
-            out,
-        };
-        if op.inputs <= Tile::RESIDENT {
-            // SAFETY: the slices were taken from `op` for so many pairs; `cover` gives room for them.
-            unsafe { run_resident(&tile, op.inputs, panels) };
-        } else {
-            // SAFETY: as above.
-            unsafe { run_any(&tile, op.inputs, panels) };
-        }
-    });
-}
-
-/// Pairs of panels, one at least.
-struct Panels {
+/// Pairs of panels for four rows, one at least.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
     pairs: usize,
     /// Padded to whole steps.
     weights: *const i8,
     /// Bias, mantissa and left shift of each channel.
     constants: [*const i32; 3],
+    ends: &'a Ends,
     /// Room for 8 channels of each pair in each row.
     out: [*mut i8; 4],
 }
 
-/// 16 inputs or more.
+/// 16 inputs or more. 16 registers hold sums, 8 values, 2 weights, 4 products, one the zero point, one the results of a
+/// pair's first panel.
 ///
 /// # Safety
 /// The rows of `tile` must have `inputs` values, and `panels` must be what its fields say.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn run_any(tile: &Tile, inputs: usize, panels: Panels) {
+unsafe fn run_any(tile: Tile, inputs: usize, panels: Panels<'_>) {
     assert!(inputs >= STEP);
-    let Panels { pairs, weights, constants: [bias, mantissa, left_shift], out } = panels;
+    let Panels { pairs, weights, constants: [bias, mantissa, left_shift], ends, out } = panels;
     // SAFETY: each panel reads `inputs / 16 * 16` values of each row and as many weights of each of its channels; a
     // rest of the inputs is read from `tails`, and its weights are there because panels are padded to whole steps.
     // Each pair writes 8 values to each row. All of that the caller promises; no other memory is touched.
@@ -469,8 +476,8 @@ unsafe fn run_any(tile: &Tile, inputs: usize, panels: Panels) {
             n = out(reg) _,
             steps = in(reg) inputs / STEP - 1,
             rest = in(reg) inputs % STEP,
-            tails = in(reg) tile.tails.as_ptr(),
-            ends = inout(reg) &raw const tile.ends => _,
+            tails = in(reg) tile.tails,
+            ends = inout(reg) &raw const *ends => _,
             weights = inout(reg) weights => _,
             bias = inout(reg) bias => _,
             mantissa = inout(reg) mantissa => _,
@@ -490,10 +497,11 @@ unsafe fn run_any(tile: &Tile, inputs: usize, panels: Panels) {
 /// As [`run_any`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn run_resident(tile: &Tile, inputs: usize, panels: Panels) {
+unsafe fn run_resident(tile: Tile, inputs: usize, panels: Panels<'_>) {
     let Resident { first, second, halves } = tile.resident(inputs);
-    let Panels { pairs, weights, constants: [bias, mantissa, left_shift], out } = panels;
-    // SAFETY: 16 values are read at each of the pointers to rows, which point to as many. Each panel reads its
+    let Panels { pairs, weights, constants: [bias, mantissa, left_shift], ends, out } = panels;
+    // SAFETY: 16 values are read at each of the first pointers to rows and `8 * halves` at the second, which point to as
+    // many. Each panel reads its
     // weights, which are padded to whole steps, and each pair writes 8 values to each row, as the caller promises.
     // No other memory is touched.
     unsafe {
@@ -503,10 +511,7 @@ unsafe fn run_resident(tile: &Tile, inputs: usize, panels: Panels) {
             "ldr q2, [{b}]",
             "ldr q4, [{c}]",
             "ldr q6, [{d}]",
-            "ldr q1, [{ta}]",
-            "ldr q3, [{tb}]",
-            "ldr q5, [{tc}]",
-            "ldr q7, [{td}]",
+            load_second!(),
             "7:",
             panel!(sums_resident),
             finish!("15"),
@@ -524,7 +529,7 @@ unsafe fn run_resident(tile: &Tile, inputs: usize, panels: Panels) {
             tc = in(reg) second[2],
             td = in(reg) second[3],
             halves = in(reg) halves,
-            ends = inout(reg) &raw const tile.ends => _,
+            ends = inout(reg) &raw const *ends => _,
             weights = inout(reg) weights => _,
             bias = inout(reg) bias => _,
             mantissa = inout(reg) mantissa => _,

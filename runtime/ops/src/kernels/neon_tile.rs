@@ -4,8 +4,8 @@
 //! With few inputs what a compiler adds around the products costs more than they do; with many it spills registers.
 
 use super::{
-    blocks::tails,
-    neon::{STEP, row_pointers},
+    blocks::{self, Left, row_blocks},
+    neon::STEP,
 };
 use crate::{linear::Linear, semantics::Clamp};
 
@@ -18,26 +18,25 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    fn new(clamp: Clamp) -> Self {
+    pub(super) fn new(clamp: Clamp) -> Self {
         Self { zero_point: [clamp.zero_point.into(); 8], low: [clamp.low; 16], high: [clamp.high; 16] }
     }
 }
 
-/// Four rows and what all their channels share.
+/// Where the values of four rows are.
+#[derive(Clone, Copy)]
 pub(super) struct Tile {
     /// Where each row begins.
     pub(super) rows: [*const i8; 4],
-    /// What does not fill a step, padded with zeros.
-    pub(super) tails: [[i8; STEP]; 4],
-    /// The end of each panel.
-    pub(super) ends: Ends,
+    /// Where the values after the last whole step are, padded with zeros to 16; anywhere if there are none.
+    pub(super) tails: *const i8,
 }
 
 /// Where the values are that stay in registers from panel to panel.
 pub(super) struct Resident {
     /// The first sixteen of each row.
     pub(super) first: [*const i8; 4],
-    /// The second; 16 values can be read in any case.
+    /// What follows, padded with zeros to whole halves.
     pub(super) second: [*const i8; 4],
     /// How many halves of a step the second are: 0, 1 or 2.
     pub(super) halves: usize,
@@ -47,51 +46,62 @@ impl Tile {
     /// Most inputs of a row that stay in registers.
     pub(super) const RESIDENT: usize = 2 * STEP;
 
-    /// `block` holds four rows.
-    pub(super) fn new(op: &Linear, block: &[i8]) -> Self {
-        Self {
-            rows: row_pointers::<4>(block, op.inputs),
-            tails: tails::<4, STEP>(block, op.inputs),
-            ends: Ends::new(op.clamp),
-        }
-    }
-
     /// For up to [`Self::RESIDENT`] inputs.
-    #[inline]
-    pub(super) fn resident(&self, inputs: usize) -> Resident {
+    #[inline(always)]
+    pub(super) fn resident(self, inputs: usize) -> Resident {
         assert!(0 < inputs && inputs <= Self::RESIDENT);
-        let tails = self.tails.each_ref().map(|tail| tail.as_ptr());
+        let tails = std::array::from_fn(|row| self.tails.wrapping_add(row * STEP));
+        // Whole halves are within the rows.
+        let next = self.rows.map(|row| row.wrapping_add(STEP));
         let (first, second) = match inputs {
             ..STEP => (tails, tails),
-            STEP => (self.rows, self.rows),
-            // Within the row, which is as long.
-            Self::RESIDENT => (self.rows, self.rows.map(|row| row.wrapping_add(STEP))),
+            _ if inputs.is_multiple_of(STEP / 2) => (self.rows, next),
             _ => (self.rows, tails),
         };
         Resident { first, second, halves: inputs.saturating_sub(STEP).div_ceil(STEP / 2) }
     }
+}
 
-    /// Covers four rows of `output` with groups of `W` channels: `run` gets the first group, how many, and where each
-    /// row's results belong, with room for as many whole groups.
-    #[inline]
-    pub(super) fn cover<const W: usize>(
-        op: &Linear,
-        output: &mut [i8],
-        run: impl Fn(usize, usize, [*mut i8; 4]),
-    ) {
-        assert_eq!(output.len(), 4 * op.outputs);
-        let (whole, rest) = (op.outputs / W, op.outputs % W);
-        if whole > 0 {
-            run(0, whole, std::array::from_fn(|row| output[row * op.outputs..].as_mut_ptr()));
+/// Covers rows, four at a time, with groups of `W` channels and, where they suffice, half a group: `run` gets a tile,
+/// the first group, how many there are (0: half a one), and where each row's results belong, with room for them.
+/// Returns the rows that are left.
+#[inline(always)]
+pub(super) fn four_rows<'a, 'b, const W: usize>(
+    op: &Linear,
+    left: Left<'a, 'b>,
+    halves: bool,
+    run: impl Fn(Tile, usize, usize, [*mut i8; 4]),
+) -> Left<'a, 'b> {
+    let (inputs, outputs) = (op.inputs, op.outputs);
+    let (whole, rest) = (outputs / W, outputs % W);
+    row_blocks::<4>(op, left, |rows, results| {
+        assert!(rows.len() == 4 * inputs && results.len() == 4 * outputs);
+        let mut padded = [[0; STEP]; 4];
+        let mut tails = rows.as_ptr();
+        if !inputs.is_multiple_of(STEP) {
+            padded = blocks::tails::<4, STEP>(rows, inputs);
+            tails = padded.as_ptr().cast();
         }
-        if rest > 0 {
+        let row = |row: usize| rows.as_ptr().wrapping_add(row * inputs);
+        let tile = Tile { rows: [row(0), row(1), row(2), row(3)], tails };
+        let base = results.as_mut_ptr();
+        let place = |row: usize, channel: usize| base.wrapping_add(row * outputs + channel);
+        let places = |channel| [place(0, channel), place(1, channel), place(2, channel), place(3, channel)];
+        if whole > 0 {
+            run(tile, 0, whole, places(0));
+        }
+        if halves && rest == W / 2 {
+            run(tile, whole, 0, places(whole * W));
+        } else if rest > 0 {
             let mut last = [[0; W]; 4];
-            run(whole, 1, last.each_mut().map(|row| row.as_mut_ptr()));
+            let count = usize::from(!halves || rest > W / 2);
+            run(tile, whole, count, last.each_mut().map(|row| row.as_mut_ptr()));
             for (row, values) in last.iter().enumerate() {
-                output[row * op.outputs + whole * W..][..rest].copy_from_slice(&values[..rest]);
+                results[row * outputs + whole * W..][..rest].copy_from_slice(&values[..rest]);
             }
         }
-    }
+        let _ = &padded;
+    })
 }
 
 /// Inline assembly that may use every vector register.
@@ -109,6 +119,28 @@ macro_rules! tile_asm {
     };
 }
 pub(super) use tile_asm;
+
+/// Loads what [`Resident::second`] points to.
+macro_rules! load_second {
+    () => {
+        concat!(
+            "cbz {halves}, 9f\n",
+            "tbz {halves}, #0, 8f\n",
+            "ldr d1, [{ta}]\n",
+            "ldr d3, [{tb}]\n",
+            "ldr d5, [{tc}]\n",
+            "ldr d7, [{td}]\n",
+            "b 9f\n",
+            "8:\n",
+            "ldr q1, [{ta}]\n",
+            "ldr q3, [{tb}]\n",
+            "ldr q5, [{tc}]\n",
+            "ldr q7, [{td}]\n",
+            "9:\n",
+        )
+    };
+}
+pub(super) use load_second;
 
 /// Runs over the steps of `R` rows in intrinsics: binds their values to `$values`, then runs `$whole`, or `$half` when
 /// only the first eight inputs of a last step can differ from zero. (A macro, since closures are not inlined across
