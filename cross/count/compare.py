@@ -88,8 +88,11 @@ def report(counts, baseline):
 
 
 def report_peer(counts, baseline):
-    """Prints LiteRT's counts and girasol's of the baseline."""
-    ours = {(key.cpu, key.operator): count for key, count in baseline.items() if key.part == "int8"}
+    """Prints LiteRT's counts and the sums of girasol's operators in the baseline. (Like LiteRT's model, these have no
+    layer norm at the end.)"""
+    ours = collections.defaultdict(int)
+    for key, count in baseline.items():
+        ours[key.cpu, f"{key.part}_encoder"] += count * key.times
     sums = collections.defaultdict(lambda: [0, 0])
     for key, count in counts.items():
         own = ours[key.cpu, key.operator]

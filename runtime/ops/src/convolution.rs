@@ -110,9 +110,9 @@ impl Convolution {
     fn gather_parts(&self, part: usize, band: &[i8], squares: &mut [i8]) {
         let w = &self.window;
         let (step, row_len) = (w.stride * w.channels, w.padded_width() * w.channels);
-        for (index, square) in squares.chunks_exact_mut(w.taps_len()).enumerate() {
-            for (row, target) in band.chunks_exact(row_len).zip(square.chunks_exact_mut(part)) {
-                target.copy_from_slice(&row[index * step..][..part]);
+        for (row, values) in band.chunks_exact(row_len).enumerate() {
+            for (index, square) in squares.chunks_exact_mut(w.taps_len()).enumerate() {
+                square[row * part..][..part].copy_from_slice(&values[index * step..][..part]);
             }
         }
     }

@@ -377,14 +377,16 @@ fn few_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
     let tails = tails::<R, STEP>(input, op.inputs);
     let clamp = ClampRegisters::new(op.clamp);
     let panels = op.weights.chunks_exact(PANEL * op.inputs.next_multiple_of(STEP));
-    let firsts = (0..op.outputs).step_by(PANEL);
-    for ((first, weights), channels) in firsts.zip(panels).zip(op.channels.blocks::<PANEL>()) {
+    let panels = panels.take(op.outputs.div_ceil(PANEL)).enumerate();
+    for ((panel, weights), channels) in panels.zip(op.channels.blocks::<PANEL>()) {
         // SAFETY: the rows have `inputs` values each, and `weights` is a whole panel of as many, padded to whole steps.
         let sums = unsafe { panel_sums(rows, weights.as_ptr(), op.inputs, &tails) };
         let requantise = Requantise::load(channels);
         let finish = |row: usize| requantise.apply(vaddq_s32(sums[row], requantise.bias));
-        let q = vcombine_s16(finish(0), finish(R - 1));
-        let results = bytes(clamp.apply([q; 2]));
+        let low = finish(0);
+        let q = vcombine_s16(low, if R > 1 { finish(1) } else { low });
+        let results = bytes(clamp.apply([q, vdupq_n_s16(0)]));
+        let first = panel * PANEL;
         let left = op.outputs - first;
         for row in 0..R {
             let values: &[i8; PANEL] = super::array(&results, row * PANEL);
