@@ -63,7 +63,11 @@ def ratios(counts):
     """Per CPU: (stage or both encoders, instructions in int8 / in f32 by stock tract), as often as a snippet runs it."""
     per_snippet = {(key.cpu, key.part, key.operator): count * key.times for key, count in counts.items()}
     for cpu in dict.fromkeys(key.cpu for key in counts):
-        for name, stages in {**{name: [name] for name in ENCODERS}, "encoders": ENCODERS, "snippet": ["snippet"]}.items():
+        for name, stages in {
+            **{name: [name] for name in ENCODERS},
+            "encoders": ENCODERS,
+            "snippet": ["snippet"],
+        }.items():
             sums = [sum(per_snippet.get((cpu, part, stage), 0) for stage in stages) for part in ("int8", "f32")]
             if all(sums):
                 yield cpu, name, sums[0] / sums[1]
@@ -115,7 +119,9 @@ def main(mode, baseline_path, counts_path):
         write_baseline(path, counts)
         return f"{len(counts)} figures written to {baseline_path}"
     if worse:
-        sys.exit("\n".join([*worse, f"More than {TOLERANCE:.0%} over the baseline: find out why, or `make count-accept`."]))
+        sys.exit(
+            "\n".join([*worse, f"More than {TOLERANCE:.0%} over the baseline: find out why, or `make count-accept`."])
+        )
     return f"{len(counts)} figures within {TOLERANCE:.0%} of the baseline or below"
 
 

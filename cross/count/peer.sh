@@ -37,7 +37,8 @@ counts=$(mktemp)
 trap 'rm -f "$counts"' EXIT
 # One thread: idle ones of NumPy's linear algebra would be counted, as they spin.
 for cpu in cortex-a72 cortex-a76; do
-    OPENBLAS_NUM_THREADS=1 PYTHONPATH=$root/site PYTHONDONTWRITEBYTECODE=1 "$emulator" -L "$root" -cpu "$cpu" -plugin "$plugin" \
+    OPENBLAS_NUM_THREADS=1 PYTHONPATH=$root/site PYTHONDONTWRITEBYTECODE=1 \
+        "$emulator" -L "$root" -cpu "$cpu" -plugin "$plugin" \
         "$root/usr/bin/python3.11" cross/count/litert/run.py "${models[@]}" | sed "s/^/$cpu /" >>"$counts"
 done
 python3 cross/count/compare.py peer cross/count/operators.tsv "$counts"

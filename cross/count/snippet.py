@@ -1,4 +1,4 @@
-"""Runs a program under the counting emulator and answers each of its readings of the clock: `snippet.py CPU COMMAND...`.
+"""Runs a program under the counting emulator and answers its readings of the clock: `snippet.py CPU COMMAND...`.
 
 The emulator's plugin puts the instructions executed so far in front of whatever the program writes. A line `mark` asks
 for that number; lines that begin with `count` are results and are printed behind the CPU's name.

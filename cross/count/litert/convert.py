@@ -110,7 +110,9 @@ class Converter:
         self.tensors[first.input[0]] = builder.tensor(
             "quantised", (1, *self.source), schema.TensorType.INT8, affine["scale"], affine["zero_point"]
         )
-        builder.operator("QUANTIZE", 1, [real], self.tensors[first.input[0]], "QuantizeOptions", schema.QuantizeOptionsT())
+        builder.operator(
+            "QUANTIZE", 1, [real], self.tensors[first.input[0]], "QuantizeOptions", schema.QuantizeOptionsT()
+        )
         for node in self.nodes:
             if node.name in self.quantised:
                 last = getattr(self, node.op_type.lower())(node, self.quantised[node.name])
