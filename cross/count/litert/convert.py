@@ -133,7 +133,7 @@ class Converter:
     def conv(self, node, quantised):
         attributes = {a.name: list(a.ints) or a.i for a in node.attribute}
         values, scales = self.weights(node.input[1])
-        height, width, channels = self.shapes[node.input[0]]
+        height, width, _ = self.shapes[node.input[0]]
         stride, depthwise = attributes["strides"][0], attributes["group"] > 1
         outputs = len(values)
         # Depthwise: [channels, 1, h, w] to [1, h, w, channels]; else [outputs, inputs, h, w] to [outputs, h, w, inputs].
