@@ -12,6 +12,7 @@ CARGO := cargo
 # What decides the demo's order and timing, and how many clips `demo-seeds` tries.
 SEED ?= 1
 N ?= 20
+# `make count-snippet ACCEPT=accept` takes its counts as the baseline.
 ACCEPT ?=
 # What `make cross` builds for: aarch64, armv7 or x86_64.
 TARGET ?= aarch64
