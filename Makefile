@@ -12,6 +12,8 @@ CARGO := cargo
 # What decides the demo's order and timing, and how many clips `demo-seeds` tries.
 SEED ?= 1
 N ?= 20
+# `make count-snippet ACCEPT=accept` takes its counts as the baseline.
+ACCEPT ?=
 # What `make cross` builds for: aarch64, armv7 or x86_64.
 TARGET ?= aarch64
 # Network files for the peer bench: yamnet/yamnet_spectra_in.tflite and nanodet-m/nanodet_m.{param,bin}.
@@ -113,10 +115,16 @@ test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and A
 	@bash cross/arm/test.sh
 
 count: ## instructions of every operator on arm64 beside the committed baseline; builds an emulator the first time
-	@bash cross/count/count.sh
+	@bash cross/count/count.sh operators
 
 count-accept: ## take today's instruction counts as the baseline
-	@bash cross/count/count.sh accept
+	@bash cross/count/count.sh operators accept
+
+count-snippet: ## instructions of every stage of a snippet on arm64, in int8 and f32; ACCEPT=accept takes them as baseline
+	@bash cross/count/count.sh snippet $(ACCEPT)
+
+count-peer: ## instructions of LiteRT on the encoders' networks beside ours; PYTHON with onnx and ai-edge-litert
+	@bash cross/count/peer.sh
 
 miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
 	@bash cross/arm/miri.sh

@@ -32,7 +32,7 @@ build_emulator() {
     (
         cd "$cache/build-$version"
         "$source/configure" --python="$cache/venv/bin/python3" --target-list=aarch64-linux-user --enable-plugins \
-            --without-default-features --disable-docs --disable-tools --disable-system >configure.log
+            --without-default-features --disable-docs --disable-tools --disable-system --disable-install-blobs >configure.log
         nice ninja -j"$(nproc)" qemu-aarch64 >ninja.log
     ) || die "qemu did not build: see $cache/build-$version/*.log"
 }

@@ -14,9 +14,10 @@ use std::{
 
 use girasol_ops::{
     Kernel,
-    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
+    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     linear::{Linear, LinearSpec},
     semantics::{Activation, QuantParams},
+    window::Window,
 };
 
 const BATCHES: usize = 9;

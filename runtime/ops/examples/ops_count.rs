@@ -11,10 +11,12 @@ use std::hint::black_box;
 
 use girasol_ops::{
     Kernel,
-    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
-    elementwise::{Add, Quantise, dequantise},
+    convolution::Convolution,
+    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
+    elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
     linear::{Linear, LinearSpec},
     semantics::{Activation, QuantParams},
+    window::Window,
 };
 
 const PARAMS: QuantParams = QuantParams { scale: 0.05, zero_point: -5 };
@@ -75,11 +77,21 @@ const AUDIO_DEPTHWISE: [(usize, usize, usize, usize, usize); 8] = [
     (6, 4, 512, 2, 1),
 ];
 
+/// (pixels, channels) of the video encoder's residual additions.
+const VIDEO_ADD: [(usize, usize); 3] = [(768, 24), (192, 40), (48, 112)];
+
 fn main() {
     let kernel = Kernel::best();
     println!("kernel {kernel}");
     reference(kernel);
     edges(kernel);
+    let first =
+        |height, width, channels, padding| Window { height, width, channels, size: 3, stride: 2, padding };
+    ends("video", kernel, first(96, 128, 4, [1; 4]), 12);
+    ends("audio", kernel, first(96, 64, 1, [0, 0, 1, 1]), 6);
+    for (pixels, channels) in VIDEO_ADD {
+        add("video", kernel, pixels * channels);
+    }
     for (pixels, inputs, outputs, times) in VIDEO_LINEAR {
         linear("video", kernel, pixels, inputs, outputs, times);
     }
@@ -118,9 +130,52 @@ fn edges(kernel: Kernel) {
     measure("reference", "dequantise", LEN, 1, || {
         dequantise(PARAMS, black_box(&values), black_box(&mut floats));
     });
+    add("reference", kernel, LEN);
+}
+
+fn add(part: &str, kernel: Kernel, len: usize) {
+    let (values, mut sums) = (pattern(len), vec![0; len]);
     let add = Add::new(kernel, PARAMS, PARAMS, PARAMS).unwrap();
-    measure("reference", "add", LEN, 1, || {
-        add.run(black_box(&values), black_box(&values), black_box(&mut bytes));
+    let name = if part == "reference" { "add".into() } else { format!("add-{len}") };
+    measure(part, &name, len, 1, || add.run(black_box(&values), black_box(&values), black_box(&mut sums)));
+}
+
+/// An encoder's entry (f32 planes to int8 pixels), its first layer, and its exit from `tokens` pixels of 128 channels.
+fn ends(part: &str, kernel: Kernel, window: Window, tokens: usize) {
+    const OUTPUTS: usize = 32;
+    const DIM: usize = 128;
+    let Window { height, width, channels, .. } = window;
+    let len = window.input_len();
+    let real: Vec<f32> = pattern(len).iter().map(|&x| f32::from(x) * 0.05).collect();
+    let (mut planes, mut pixels) = (vec![0; len], vec![0; len]);
+    let quantise = Quantise::new(kernel, PARAMS).unwrap();
+    measure(part, &format!("entry-{height}x{width}x{channels}"), len, 1, || {
+        quantise.run(black_box(&real), &mut planes);
+        channels_last(channels, &planes, black_box(&mut pixels));
+    });
+    let inputs = window.taps_len();
+    let spec = LinearSpec {
+        inputs,
+        outputs: OUTPUTS,
+        weights: &pattern(inputs * OUTPUTS),
+        bias: &[100; OUTPUTS],
+        weight_scales: &[0.001; OUTPUTS],
+        input: PARAMS,
+        output: PARAMS,
+        activation: Activation::Relu6,
+    };
+    let first = Convolution::new(kernel, window, &spec).unwrap();
+    let mut scratch = vec![0; first.scratch_len()];
+    let mut output = vec![0; first.output_len()];
+    let name = format!("convolution-3x3s2-{height}x{width}x{channels}x{OUTPUTS}");
+    measure(part, &name, window.output_pixels() * inputs * OUTPUTS, 1, || {
+        first.run(black_box(&pixels), &mut scratch, black_box(&mut output));
+    });
+    let values = pattern(tokens * DIM);
+    let (mut planes, mut floats) = (vec![0; values.len()], vec![0.0; values.len()]);
+    measure(part, &format!("exit-{tokens}x{DIM}"), values.len(), 1, || {
+        channels_first(DIM, black_box(&values), &mut planes);
+        dequantise(PARAMS, &planes, black_box(&mut floats));
     });
 }
 

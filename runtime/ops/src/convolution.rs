@@ -8,79 +8,14 @@ use crate::{
     error::Error,
     kernels::Kernel,
     linear::{Linear, LinearSpec},
+    window::Window,
 };
-
-/// Where a convolution looks: an image and a sliding square.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Square {
-    /// The image's rows.
-    pub height: usize,
-    /// The image's columns.
-    pub width: usize,
-    /// Channels of each pixel.
-    pub channels: usize,
-    /// Side of the square.
-    pub size: usize,
-    /// Step of the square; equal to `size` for patches.
-    pub stride: usize,
-    /// Padding as ONNX orders it: top, left, bottom, right; less than `size` each.
-    pub padding: [usize; 4],
-}
-
-impl Square {
-    fn check(&self) -> Result<(), Error> {
-        let refuse = |what, found| Err(Error::Shape { what, found });
-        for (what, found) in [
-            ("size", self.size),
-            ("stride", self.stride),
-            ("channels", self.channels),
-            ("height", self.height),
-            ("width", self.width),
-        ] {
-            if found == 0 {
-                return refuse(what, found);
-            }
-        }
-        if let Some(&padding) = self.padding.iter().find(|&&padding| padding >= self.size) {
-            return refuse("padding", padding);
-        }
-        if self.height + self.padding[0] + self.padding[2] < self.size {
-            return refuse("height", self.height);
-        }
-        if self.padded_width() < self.size {
-            return refuse("width", self.width);
-        }
-        Ok(())
-    }
-
-    const fn padded_width(&self) -> usize {
-        self.width + self.padding[1] + self.padding[3]
-    }
-
-    /// Rows of the output.
-    #[must_use]
-    pub const fn output_height(&self) -> usize {
-        (self.height + self.padding[0] + self.padding[2] - self.size) / self.stride + 1
-    }
-
-    /// Columns of the output.
-    #[must_use]
-    pub const fn output_width(&self) -> usize {
-        (self.padded_width() - self.size) / self.stride + 1
-    }
-
-    /// Inputs of the linear layer, in the order [row, column, channel].
-    #[must_use]
-    pub const fn inputs(&self) -> usize {
-        self.size * self.size * self.channels
-    }
-}
 
 /// A convolution with its weights packed.
 #[derive(Clone, Debug)]
 pub struct Convolution {
     linear: Linear,
-    square: Square,
+    window: Window,
     padding: i8,
 }
 
@@ -89,13 +24,13 @@ impl Convolution {
     /// [row, column, channel].
     ///
     /// # Errors
-    /// [`Error::Shape`] for a square that does not fit, and what [`Linear::new`] refuses.
-    pub fn new(kernel: Kernel, square: Square, spec: &LinearSpec<'_>) -> Result<Self, Error> {
-        square.check()?;
-        if spec.inputs != square.inputs() {
+    /// [`Error::Shape`] for a window that does not fit, and what [`Linear::new`] refuses.
+    pub fn new(kernel: Kernel, window: Window, spec: &LinearSpec<'_>) -> Result<Self, Error> {
+        window.check()?;
+        if spec.inputs != window.taps_len() {
             return Err(Error::Shape { what: "inputs", found: spec.inputs });
         }
-        Ok(Self { linear: Linear::new(kernel, spec)?, square, padding: spec.input.zero_point })
+        Ok(Self { linear: Linear::new(kernel, spec)?, window, padding: spec.input.zero_point })
     }
 
     /// The kernel that runs.
@@ -106,8 +41,8 @@ impl Convolution {
 
     /// Where it looks.
     #[must_use]
-    pub const fn square(&self) -> &Square {
-        &self.square
+    pub const fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Output channels.
@@ -119,14 +54,14 @@ impl Convolution {
     /// Scratch values that a run needs: a band of padded rows, and a row of gathered squares.
     #[must_use]
     pub const fn scratch_len(&self) -> usize {
-        let s = &self.square;
-        s.size * s.padded_width() * s.channels + s.output_width() * s.inputs()
+        let w = &self.window;
+        w.size * w.padded_width() * w.channels + w.output_width() * w.taps_len()
     }
 
     /// Values of the output.
     #[must_use]
     pub const fn output_len(&self) -> usize {
-        self.square.output_height() * self.square.output_width() * self.linear.outputs()
+        self.window.output_pixels() * self.linear.outputs()
     }
 
     /// From [height, width, channels] to [output height, output width, outputs].
@@ -134,15 +69,15 @@ impl Convolution {
     /// # Panics
     /// Unless the slices have the lengths that the square asks for; `scratch` may be longer.
     pub fn run(&self, input: &[i8], scratch: &mut [i8], output: &mut [i8]) {
-        let s = &self.square;
-        assert_eq!(input.len(), s.height * s.width * s.channels, "input's length");
+        let w = &self.window;
+        assert_eq!(input.len(), w.input_len(), "input's length");
         assert_eq!(output.len(), self.output_len(), "output's length");
-        let row_len = s.padded_width() * s.channels;
-        let (band, squares) = scratch[..self.scratch_len()].split_at_mut(s.size * row_len);
+        let row_len = w.padded_width() * w.channels;
+        let (band, squares) = scratch[..self.scratch_len()].split_at_mut(w.size * row_len);
         band.fill(self.padding);
-        for (y, results) in output.chunks_exact_mut(s.output_width() * self.linear.outputs()).enumerate() {
+        for (y, results) in output.chunks_exact_mut(w.output_width() * self.linear.outputs()).enumerate() {
             for (row, target) in band.chunks_exact_mut(row_len).enumerate() {
-                self.fill_row(input, y * s.stride + row, target);
+                self.fill_row(input, y * w.stride + row, target);
             }
             self.gather(band, squares);
             self.linear.run(squares, results);
@@ -151,22 +86,33 @@ impl Convolution {
 
     /// Copies row `row` of the padded image; the padding at its ends is in place already.
     fn fill_row(&self, input: &[i8], row: usize, target: &mut [i8]) {
-        let s = &self.square;
-        let (start, len) = (s.padding[1] * s.channels, s.width * s.channels);
-        match row.checked_sub(s.padding[0]).filter(|&row| row < s.height) {
-            Some(row) => target[start..][..len].copy_from_slice(&input[row * len..][..len]),
+        let w = &self.window;
+        let start = w.padding[1] * w.channels;
+        match w.input_row(input, row) {
+            Some(source) => target[start..][..source.len()].copy_from_slice(source),
             None => target.fill(self.padding),
         }
     }
 
     /// From `size` padded rows to one row of squares.
     fn gather(&self, band: &[i8], squares: &mut [i8]) {
-        let s = &self.square;
-        let (part, step) = (s.size * s.channels, s.stride * s.channels);
-        let row_len = s.padded_width() * s.channels;
-        for (index, square) in squares.chunks_exact_mut(s.inputs()).enumerate() {
-            for (row, target) in band.chunks_exact(row_len).zip(square.chunks_exact_mut(part)) {
-                target.copy_from_slice(&row[index * step..][..part]);
+        match self.window.size * self.window.channels {
+            // First layers over pictures and spectrograms: a general copy of so few bytes costs several times as much.
+            3 => self.gather_parts(3, band, squares),
+            9 => self.gather_parts(9, band, squares),
+            12 => self.gather_parts(12, band, squares),
+            part => self.gather_parts(part, band, squares),
+        }
+    }
+
+    /// `part` values of each row at a time. (Inlined, so that the compiler knows it where the caller does.)
+    #[inline(always)]
+    fn gather_parts(&self, part: usize, band: &[i8], squares: &mut [i8]) {
+        let w = &self.window;
+        let (step, row_len) = (w.stride * w.channels, w.padded_width() * w.channels);
+        for (row, values) in band.chunks_exact(row_len).enumerate() {
+            for (index, square) in squares.chunks_exact_mut(w.taps_len()).enumerate() {
+                square[row * part..][..part].copy_from_slice(&values[index * step..][..part]);
             }
         }
     }

@@ -4,118 +4,46 @@
 //! therefore see neither borders nor incomplete blocks of channels, and the rows in work stay in the first-level cache.
 
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::avx2;
+use crate::kernels::{avx2, avx512};
 #[cfg(target_arch = "aarch64")]
-use crate::kernels::neon_depthwise;
+use crate::kernels::{dotprod_depthwise, neon_depthwise};
 use crate::{
     error::{Error, check_length},
     kernels::{Channels, Kernel, blocks::copy, scalar},
     linear::{ChannelSums, check_weights, fold},
     semantics::{Activation, Clamp, QuantParams, Table, multipliers},
+    window::Window,
 };
 
 /// Blocks of channels that every kernel may touch as a whole.
 pub(crate) const CHANNEL_BLOCK: usize = 16;
 
-/// Where a depthwise convolution looks: an image and a sliding square.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// The image's rows.
-    pub height: usize,
-    /// The image's columns.
-    pub width: usize,
-    /// Channels of each pixel.
-    pub channels: usize,
-    /// Side of the square: 3 or 5.
-    pub size: usize,
-    /// 1 or 2.
-    pub stride: usize,
-    /// Rows and columns of padding, each at [start, end] as ONNX orders them: top, left, bottom, right.
-    pub padding: [usize; 4],
-}
-
+/// Depthwise convolutions give one channel out for each channel in, with squares of 3 or 5 and steps of 1 or 2.
 impl Window {
-    fn check(&self) -> Result<(), Error> {
-        let refuse = |what, found| Err(Error::Shape { what, found });
+    fn check_depthwise(&self) -> Result<(), Error> {
         if ![3, 5].contains(&self.size) {
-            return refuse("size", self.size);
+            return Err(Error::Shape { what: "size", found: self.size });
         }
         if ![1, 2].contains(&self.stride) {
-            return refuse("stride", self.stride);
+            return Err(Error::Shape { what: "stride", found: self.stride });
         }
-        if let Some(&padding) = self.padding.iter().find(|&&padding| padding >= self.size) {
-            return refuse("padding", padding);
-        }
-        for (what, found) in [("channels", self.channels), ("height", self.height), ("width", self.width)] {
-            if found == 0 {
-                return refuse(what, found);
-            }
-        }
-        if self.padded_height() < self.size {
-            return refuse("height", self.height);
-        }
-        if self.padded_width() < self.size {
-            return refuse("width", self.width);
-        }
-        Ok(())
+        self.check()
     }
 
-    const fn padded_height(&self) -> usize {
-        self.height + self.padding[0] + self.padding[2]
-    }
-
-    const fn padded_width(&self) -> usize {
-        self.width + self.padding[1] + self.padding[3]
-    }
-
-    /// Rows of the output.
-    #[must_use]
-    pub const fn output_height(&self) -> usize {
-        (self.padded_height() - self.size) / self.stride + 1
-    }
-
-    /// Columns of the output.
-    #[must_use]
-    pub const fn output_width(&self) -> usize {
-        (self.padded_width() - self.size) / self.stride + 1
-    }
-
-    /// Values of the input.
-    #[must_use]
-    pub const fn input_len(&self) -> usize {
-        self.height * self.width * self.channels
-    }
-
-    /// Values of the output.
+    /// Values of a depthwise convolution's output.
     #[must_use]
     pub const fn output_len(&self) -> usize {
-        self.output_height() * self.output_width() * self.channels
+        self.output_pixels() * self.channels
     }
 
     const fn padded_channels(&self) -> usize {
         self.channels.next_multiple_of(CHANNEL_BLOCK)
     }
 
-    /// Scratch values that a run needs: `size` padded rows.
+    /// Scratch values that a depthwise convolution needs: `size` padded rows.
     #[must_use]
     pub const fn scratch_len(&self) -> usize {
         self.size * self.padded_width() * self.padded_channels()
-    }
-
-    /// All positions of the output, row by row.
-    pub(crate) fn output_positions(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let width = self.output_width();
-        (0..self.output_height()).flat_map(move |y| (0..width).map(move |x| (y, x)))
-    }
-
-    /// The input's pixels under the square of one output; `None` in the padding.
-    pub(crate) fn taps(&self, y: usize, x: usize) -> impl Iterator<Item = Option<usize>> + '_ {
-        let tap = move |index: usize| {
-            let row = (y * self.stride + index / self.size).checked_sub(self.padding[0])?;
-            let column = (x * self.stride + index % self.size).checked_sub(self.padding[1])?;
-            (row < self.height && column < self.width).then_some(row * self.width + column)
-        };
-        (0..self.size * self.size).map(tap)
     }
 
     /// Weights in blocks of channels: [padded channels / block][size * size][block].
@@ -172,9 +100,7 @@ impl Window {
 
     /// Copies a row of the padded image; the padding of columns and channels is in place already.
     fn fill_row<T: Copy>(&self, input: &[T], padding: T, row: usize, target: &mut [T]) {
-        let row_len = self.width * self.channels;
-        let source = row.checked_sub(self.padding[0]).filter(|&row| row < self.height);
-        let Some(source) = source.map(|row| &input[row * row_len..][..row_len]) else {
+        let Some(source) = self.input_row(input, row) else {
             return target.fill(padding);
         };
         let padded = self.padded_channels();
@@ -213,7 +139,7 @@ pub struct Depthwise {
     kernel: Kernel,
     pub(crate) window: Window,
     pub(crate) padded_channels: usize,
-    /// [padded channels / 16][size * size][16].
+    /// [padded channels / 16][size * size][16], or as the kernel with dot products wants them.
     pub(crate) weights: Vec<i8>,
     pub(crate) channels: Channels,
     pub(crate) clamp: Clamp,
@@ -228,7 +154,7 @@ impl Depthwise {
     /// Whatever [`Error`] lists.
     pub fn new(kernel: Kernel, spec: &DepthwiseSpec<'_>) -> Result<Self, Error> {
         let window = spec.window;
-        window.check()?;
+        window.check_depthwise()?;
         check_length("weights", window.size * window.size * window.channels, spec.weights.len())?;
         check_length("bias", window.channels, spec.bias.len())?;
         check_length("weight scales", window.channels, spec.weight_scales.len())?;
@@ -240,7 +166,7 @@ impl Depthwise {
             kernel: kernel.check()?,
             window,
             padded_channels: window.padded_channels(),
-            weights: window.pack(spec.weights, CHANNEL_BLOCK),
+            weights: pack(kernel, &window, spec.weights),
             channels: fold(spec.bias, sums, &factors, spec.input, CHANNEL_BLOCK)?,
             clamp: Clamp::new(spec.output, &spec.activation),
             padding: spec.input.zero_point,
@@ -275,17 +201,45 @@ impl Depthwise {
         match self.kernel {
             Kernel::Scalar => scalar::depthwise_row(self, rows, results),
             #[cfg(target_arch = "aarch64")]
+            // SAFETY: `new` has checked that this CPU has `dotprod` (with `i8mm` it always does).
+            Kernel::NeonDotprod | Kernel::NeonI8mm if takes_dot_products(self.kernel, &self.window) => unsafe {
+                dotprod_depthwise::depthwise_row(self, rows, results);
+            },
+            #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
             Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
                 neon_depthwise::depthwise_row(self, rows, results);
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
-            Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::depthwise_row(self, rows, results) },
+            Kernel::Avx2 => unsafe { avx2::depthwise_row(self, rows, results) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` has checked that this CPU has `avx2`, `avx512f`, `avx512bw` and `avx512vnni`.
+            Kernel::Avx512Vnni => unsafe { avx512::depthwise_row(self, rows, results) },
             #[allow(unreachable_patterns, reason = "the other CPUs' kernels")]
             _ => unreachable!("`new` refuses the kernels of other CPUs"),
         }
     }
+}
+
+/// Whether the kernel with dot products takes it: whole blocks of channels, and not where three interleaved columns
+/// serve little more than one output.
+#[cfg(target_arch = "aarch64")]
+fn takes_dot_products(kernel: Kernel, window: &Window) -> bool {
+    matches!(kernel, Kernel::NeonDotprod | Kernel::NeonI8mm)
+        && window.channels.is_multiple_of(CHANNEL_BLOCK)
+        && (window.size, window.stride) != (3, 2)
+}
+
+fn pack(kernel: Kernel, window: &Window, weights: &[i8]) -> Vec<i8> {
+    let packed = window.pack(weights, CHANNEL_BLOCK);
+    #[cfg(target_arch = "aarch64")]
+    if takes_dot_products(kernel, window) {
+        return dotprod_depthwise::pack(window.size, &packed);
+    }
+    #[cfg(not(target_arch = "aarch64"))]
+    let _ = kernel;
+    packed
 }
 
 /// An f32 depthwise convolution.
@@ -331,7 +285,7 @@ impl FloatDepthwise {
     /// Lengths, shapes, or another CPU's kernel.
     pub fn new(kernel: Kernel, spec: &FloatDepthwiseSpec<'_>) -> Result<Self, Error> {
         let window = spec.window;
-        window.check()?;
+        window.check_depthwise()?;
         check_length("weights", window.size * window.size * window.channels, spec.weights.len())?;
         check_length("bias", window.channels, spec.bias.len())?;
         let mut bias = spec.bias.to_vec();

@@ -33,6 +33,7 @@ mod error;
 mod kernels;
 pub mod linear;
 pub mod semantics;
+pub mod window;
 
 pub use error::Error;
 pub use kernels::Kernel;

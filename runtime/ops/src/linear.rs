@@ -59,7 +59,7 @@ impl Linear {
         let rows: Vec<&[i8]> = spec.weights.chunks_exact(spec.inputs).collect();
         let sums = rows.iter().map(|weights| ChannelSums::of(weights.iter().copied()));
         let factors = multipliers(spec.input, spec.weight_scales, spec.output)?;
-        let channels = fold(spec.bias, sums, &factors, spec.input, layout.panel)?;
+        let channels = fold(spec.bias, sums, &factors, spec.input, layout.panel.max(layout.outputs))?;
         Ok(Self {
             kernel,
             inputs: spec.inputs,
@@ -187,10 +187,10 @@ pub(crate) fn fold(
 /// How a family wants the weights of a GEMM.
 #[derive(Clone, Copy)]
 struct Layout {
-    /// Outputs that lie together.
+    /// Outputs that lie together; fewer in the last panel.
     panel: usize,
-    /// The last panel has a multiple of so many outputs.
-    narrow: usize,
+    /// Outputs are padded to a multiple of this.
+    outputs: usize,
     /// Inputs to which each panel is padded.
     step: usize,
     /// Neighbouring inputs of one output that lie together within a step.
@@ -201,25 +201,27 @@ struct Layout {
 
 impl Layout {
     const fn of(kernel: Kernel) -> Self {
-        let (panel, narrow, step, group, flip) = match kernel {
+        let (panel, outputs, step, group, flip) = match kernel {
             Kernel::Scalar => (1, 1, 1, 1, 0),
-            Kernel::Neon | Kernel::Avx2 => (4, 4, 16, 16, 0),
+            Kernel::Neon => (4, 8, 16, 16, 0),
+            Kernel::Avx2 => (4, 4, 16, 16, 0),
             Kernel::NeonDotprod => (16, 8, 16, 4, 0),
             Kernel::NeonI8mm => (16, 8, 16, 8, 0),
             Kernel::Avx512Vnni => (16, 16, 4, 4, 0x80),
         };
-        Self { panel, narrow, step, group, flip }
+        Self { panel, outputs, step, group, flip }
     }
 
-    /// [outputs / panel][inputs / group][panel][group], padded with zero weights; a smaller last panel if it suffices.
+    /// [outputs / panel][inputs / group][panel][group], padded with zero weights.
     fn pack(self, rows: &[&[i8]], inputs: usize) -> Vec<i8> {
-        let padded = inputs.next_multiple_of(self.step);
-        let mut packed = Vec::with_capacity(rows.len().next_multiple_of(self.narrow) * padded);
-        for panel in rows.chunks(self.panel) {
+        let (outputs, padded) =
+            (rows.len().next_multiple_of(self.outputs), inputs.next_multiple_of(self.step));
+        let mut packed = Vec::with_capacity(outputs * padded);
+        for panel in (0..outputs).step_by(self.panel) {
             for first in (0..padded).step_by(self.group) {
-                for output in 0..panel.len().next_multiple_of(self.narrow) {
+                for output in panel..outputs.min(panel + self.panel) {
                     for input in first..first + self.group {
-                        let weight = panel.get(output).and_then(|row| row.get(input)).copied().unwrap_or(0);
+                        let weight = rows.get(output).and_then(|row| row.get(input)).copied().unwrap_or(0);
                         packed.push((weight.cast_unsigned() ^ self.flip).cast_signed());
                     }
                 }

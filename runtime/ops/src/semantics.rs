@@ -9,10 +9,10 @@
 //!   up in the activation's table if it has one ([`Table`]).
 
 use crate::{
-    convolution::Square,
     depthwise::{DepthwiseSpec, FloatDepthwiseSpec},
     error::Error,
     linear::LinearSpec,
+    window::Window,
 };
 
 /// Bound on the absolute value of every accumulator, bias included.
@@ -365,21 +365,13 @@ pub fn depthwise(spec: &DepthwiseSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Erro
 ///
 /// # Errors
 /// Scales that cannot be represented.
-pub fn convolution(square: &Square, spec: &LinearSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Error> {
+pub fn convolution(window: &Window, spec: &LinearSpec<'_>, input: &[i8]) -> Result<Vec<i8>, Error> {
     let mut rows = Vec::new();
-    for y in 0..square.output_height() {
-        for x in 0..square.output_width() {
-            for tap in 0..square.size * square.size {
-                let row = (y * square.stride + tap / square.size).checked_sub(square.padding[0]);
-                let column = (x * square.stride + tap % square.size).checked_sub(square.padding[1]);
-                let pixel = match (row.filter(|&r| r < square.height), column.filter(|&c| c < square.width)) {
-                    (Some(row), Some(column)) => Some(row * square.width + column),
-                    _ => None,
-                };
-                rows.extend((0..square.channels).map(|channel| {
-                    pixel.map_or(spec.input.zero_point, |pixel| input[pixel * square.channels + channel])
-                }));
-            }
+    for (y, x) in window.output_positions() {
+        for pixel in window.taps(y, x) {
+            rows.extend((0..window.channels).map(|channel| {
+                pixel.map_or(spec.input.zero_point, |pixel| input[pixel * window.channels + channel])
+            }));
         }
     }
     linear(spec, &rows)

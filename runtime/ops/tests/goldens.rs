@@ -6,11 +6,12 @@ use std::{collections::HashMap, str::FromStr};
 
 use girasol_ops::{
     Kernel,
-    convolution::{Convolution, Square},
-    depthwise::{Depthwise, DepthwiseSpec, Window},
+    convolution::Convolution,
+    depthwise::{Depthwise, DepthwiseSpec},
     elementwise::{Add, Quantise},
     linear::{Linear, LinearSpec},
     semantics::{Activation, QuantParams, Table, hard_swish},
+    window::Window,
 };
 
 const INPUT: QuantParams = QuantParams { scale: 0.05, zero_point: -7 };
@@ -75,9 +76,9 @@ impl Case {
     fn convolution(&self, kernel: Kernel, output: &mut [i8]) {
         let window: [usize; 9] = self.get("window").try_into().unwrap();
         let [height, width, channels, size, stride, padding @ ..] = window;
-        let square = Square { height, width, channels, size, stride, padding };
+        let window = Window { height, width, channels, size, stride, padding };
         let spec = LinearSpec {
-            inputs: square.inputs(),
+            inputs: window.taps_len(),
             outputs: 7,
             weights: &self.get::<i8>("w"),
             bias: &self.get::<i32>("bias"),
@@ -86,7 +87,7 @@ impl Case {
             output: MIDDLE,
             activation: self.activation(),
         };
-        let convolution = Convolution::new(kernel, square, &spec).unwrap();
+        let convolution = Convolution::new(kernel, window, &spec).unwrap();
         let mut scratch = vec![0; convolution.scratch_len()];
         convolution.run(&self.get::<i8>("x"), &mut scratch, output);
     }

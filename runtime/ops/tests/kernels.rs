@@ -4,11 +4,12 @@
 
 use girasol_ops::{
     Kernel,
-    convolution::{Convolution, Square},
-    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec, Window},
+    convolution::Convolution,
+    depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     elementwise::{Add, Quantise, channels_first, channels_last},
     linear::{Linear, LinearSpec},
     semantics::{self, Activation, QuantParams, Table, hard_swish},
+    window::Window,
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -171,7 +172,7 @@ proptest! {
         (size, stride, channels) in (1..6usize, 1..4usize, 1..5usize), (rows, columns) in (1..9usize, 1..12usize),
         padding in [0..3usize, 0..3, 0..3, 0..3], seed in values(), ends in ends(9),
     ) {
-        let square = Square {
+        let window = Window {
             height: rows.max(size),
             width: columns.max(size),
             channels,
@@ -179,15 +180,15 @@ proptest! {
             stride,
             padding: padding.map(|padding| padding.min(size - 1)),
         };
-        let inputs = square.inputs();
+        let inputs = window.taps_len();
         let mix = |index: usize| ((index * 89 + usize::from(seed.unsigned_abs())) % 255) as u8;
         let image: Vec<i8> =
-            (0..square.height * square.width * channels).map(|index| mix(index).cast_signed()).collect();
+            (0..window.input_len()).map(|index| mix(index).cast_signed()).collect();
         let weights: Vec<i8> = (0..9 * inputs).map(|index| mix(index + 7).cast_signed().max(-127)).collect();
         let case = LinearCase { inputs, weights, values: Vec::new(), ends };
-        let expected = semantics::convolution(&square, &case.spec(), &image).unwrap();
+        let expected = semantics::convolution(&window, &case.spec(), &image).unwrap();
         for kernel in Kernel::available() {
-            let convolution = Convolution::new(kernel, square, &case.spec()).unwrap();
+            let convolution = Convolution::new(kernel, window, &case.spec()).unwrap();
             let mut scratch = vec![77; convolution.scratch_len()];
             let mut output = vec![99; convolution.output_len()];
             convolution.run(&image, &mut scratch, &mut output);

@@ -2,10 +2,11 @@
 
 use super::{
     mel::{LogMel, MEL_BINS, MEL_FRAMES, PATCH_SAMPLES},
+    resample::Resampler,
     video::{PixelFormat, Range, Resizer, TENSOR_VALUES, frame_tensor},
 };
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     clock::Clock,
     model::{StageCost, median_time},
     source::Frame,
@@ -13,6 +14,9 @@ use crate::{
 
 /// A common camera picture.
 const CAMERA: (usize, usize) = (640, 480);
+
+/// A common microphone's rate, and a snippet's samples at it.
+const MICROPHONE: (u32, usize) = (48_000, 46_080);
 
 /// Times each frontend over `iterations` calls on generated input.
 pub fn profile(iterations: usize, clock: &dyn Clock) -> Result<Vec<StageCost>> {
@@ -28,10 +32,24 @@ pub fn profile(iterations: usize, clock: &dyn Clock) -> Result<Vec<StageCost>> {
     // At fifteen pictures a second `FrameChoice` wants 2.5 of a snippet's 14.4.
     time("resize_yuyv_vga", 3, &mut || Ok(resizer.convert(&picture, 0, Range::Limited, &mut frame)?))?;
 
+    let mut resizer = Resizer::new(PixelFormat::Nv12, CAMERA.0, CAMERA.1)?;
+    // Instead of the other: counted for comparison only.
+    time("resize_nv12_vga", 0, &mut || Ok(resizer.convert(&picture, 0, Range::Limited, &mut frame)?))?;
+
     let mut tensor = vec![0.0; TENSOR_VALUES];
     let previous = Frame::new();
     time("frame_tensor", 2, &mut || {
         frame_tensor(&frame, Some(&previous), &mut tensor);
+        Ok(())
+    })?;
+
+    let mut resampler = Resampler::new(MICROPHONE.0)
+        .ok_or_else(|| Error::new(ErrorKind::Internal, "48 kHz is not within the resampler's limits"))?;
+    let samples: Vec<f32> = (0..MICROPHONE.1).map(|i| (i % 2001) as f32 / 4000.0 - 0.25).collect();
+    time("resample_48k", 1, &mut || {
+        resampler.process(&samples, |sample| {
+            std::hint::black_box(sample);
+        });
         Ok(())
     })?;
 

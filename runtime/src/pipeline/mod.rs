@@ -18,3 +18,6 @@ pub use live::{Crew, LiveListener, LiveSource, LiveSources, LiveStatus, Progress
 pub use operator::Operator;
 pub use processor::{Caption, Processor, Product, Report};
 pub use replay::{Listener, Replay, Speed, Summary};
+
+#[cfg(test)]
+mod conformance;

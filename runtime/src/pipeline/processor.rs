@@ -83,7 +83,16 @@ impl Processor {
         identity: impl FnOnce(&str) -> EventIdentity,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let model = Model::load(bundle)?;
+        Self::with_model(Model::load(bundle)?, settings, identity, clock)
+    }
+
+    /// [`Self::new`] with a model that is loaded already.
+    pub(crate) fn with_model(
+        model: Model,
+        settings: EventSettings,
+        identity: impl FnOnce(&str) -> EventIdentity,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let engine = EventEngine::new(model.manifest(), settings, identity(model.bundle_id()))?;
         Ok(Self {
             mel: LogMel::new(),

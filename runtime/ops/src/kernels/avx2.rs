@@ -11,7 +11,11 @@ use std::arch::x86_64::{
     _mm256_hadd_epi32, _mm256_madd_epi16, _mm256_setzero_si256, _mm256_unpackhi_epi16, _mm256_unpacklo_epi16,
 };
 
-use super::{ChannelBlock, Rows, array, blocks::row_blocks, scalar};
+use super::{
+    ChannelBlock, Rows, array,
+    blocks::{row_blocks, store_block},
+    scalar,
+};
 use crate::{
     depthwise::{CHANNEL_BLOCK, Depthwise, FloatDepthwise},
     linear::Linear,
@@ -144,12 +148,27 @@ fn horizontal_sums(acc: [__m256i; 4]) -> __m128i {
 /// One row of outputs, 16 channels at a time.
 #[target_feature(enable = "avx2")]
 pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
+    if let Some(rows) = rows.first_chunk::<5>() {
+        depthwise_channels(op, rows, output, 0);
+    } else if let Some(rows) = rows.first_chunk::<3>() {
+        depthwise_channels(op, rows, output, 0);
+    }
+}
+
+/// Channels from `first` on, a multiple of 16.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn depthwise_channels<const SIZE: usize>(
+    op: &Depthwise,
+    rows: &[&[i8]; SIZE],
+    output: &mut [i8],
+    first: usize,
+) {
     let channels = op.window.channels;
-    for channel in (0..channels).step_by(CHANNEL_BLOCK) {
-        let count = CHANNEL_BLOCK.min(channels - channel);
+    for channel in (first..channels).step_by(CHANNEL_BLOCK) {
         for (x, results) in output.chunks_exact_mut(channels).enumerate() {
             let block = depthwise_block(op, rows, x * op.window.stride, channel);
-            results[channel..][..count].copy_from_slice(&block[..count]);
+            store_block(results, channel, channels - channel, &block);
         }
     }
 }
@@ -158,17 +177,23 @@ pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
 /// leaves channels 0-3 and 8-11 in one sum, 4-7 and 12-15 in the other.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn depthwise_block(op: &Depthwise, rows: &[&[i8]], column: usize, channel: usize) -> [i8; 16] {
-    let size = op.window.size;
+fn depthwise_block<const SIZE: usize>(
+    op: &Depthwise,
+    rows: &[&[i8]; SIZE],
+    column: usize,
+    channel: usize,
+) -> [i8; 16] {
+    let from = column * op.padded_channels + channel;
+    let rows = rows.map(|row| &row[from..][..(SIZE - 1) * op.padded_channels + CHANNEL_BLOCK]);
+    let weights = &op.weights[channel * SIZE * SIZE..][..SIZE * SIZE * CHANNEL_BLOCK];
     let tap = |tap: usize| {
-        let value = (column + tap % size) * op.padded_channels + channel;
-        let weight = channel * size * size + tap * CHANNEL_BLOCK;
-        (load_i16x16(array(rows[tap / size], value)), load_i16x16(array(&op.weights, weight)))
+        let value = array(rows[tap / SIZE], tap % SIZE * op.padded_channels);
+        (load_i16x16(value), load_i16x16(array(weights, tap * CHANNEL_BLOCK)))
     };
     let mut acc = [_mm256_setzero_si256(); 2];
-    for first in (0..size * size).step_by(2) {
+    for first in (0..SIZE * SIZE).step_by(2) {
         let (x0, w0) = tap(first);
-        let (x1, w1) = if first + 1 < size * size { tap(first + 1) } else { (_mm256_setzero_si256(), w0) };
+        let (x1, w1) = if first + 1 < SIZE * SIZE { tap(first + 1) } else { (_mm256_setzero_si256(), w0) };
         let low = _mm256_madd_epi16(_mm256_unpacklo_epi16(x0, x1), _mm256_unpacklo_epi16(w0, w1));
         let high = _mm256_madd_epi16(_mm256_unpackhi_epi16(x0, x1), _mm256_unpackhi_epi16(w0, w1));
         acc = [_mm256_add_epi32(acc[0], low), _mm256_add_epi32(acc[1], high)];

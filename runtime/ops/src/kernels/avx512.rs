@@ -1,20 +1,30 @@
-//! AVX-512 with VNNI: VPDPBUSD, 64 products in one instruction.
+//! AVX-512 with VNNI: VPDPBUSD, 64 products in one instruction, for linear layers; VPDPWSSD, 32 products, for depthwise
+//! convolutions.
 //!
-//! The instruction wants u8 on one side. The weights are it, packed as `w + 128`: `sum((w + 128) * x)` exceeds the
+//! VPDPBUSD wants u8 on one side. The weights are it, packed as `w + 128`: `sum((w + 128) * x)` exceeds the
 //! wanted sum by `128 * sum(x)`, which is computed once for each row and subtracted at the end. Values are then used as
 //! they are, four of a row broadcast from memory.
 
 #![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
 
 use std::arch::x86_64::{
-    __m512i, _mm_storeu_si128, _mm512_add_epi32, _mm512_cvtepi32_epi8, _mm512_dpbusd_epi32,
-    _mm512_loadu_si512, _mm512_mask_blend_epi32, _mm512_max_epi32, _mm512_min_epi32, _mm512_mul_epi32,
-    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_sllv_epi32, _mm512_srav_epi32,
-    _mm512_srli_epi64, _mm512_sub_epi32,
+    __m128i, __m512i, _mm_loadu_si128, _mm_storeu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
+    _mm256_set_m128i, _mm512_add_epi32, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_epi8,
+    _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_loadu_si512, _mm512_mask_blend_epi32, _mm512_max_epi32,
+    _mm512_min_epi32, _mm512_mul_epi32, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_slli_epi64, _mm512_sllv_epi32, _mm512_srav_epi32, _mm512_srli_epi32, _mm512_srli_epi64,
+    _mm512_sub_epi32,
 };
 
-use super::{ChannelBlock, Rows, blocks::row_blocks};
-use crate::{linear::Linear, semantics::Clamp};
+use super::{
+    ChannelBlock, Rows, array, avx2,
+    blocks::{row_blocks, store_block},
+};
+use crate::{
+    depthwise::{CHANNEL_BLOCK, Depthwise},
+    linear::Linear,
+    semantics::Clamp,
+};
 
 /// Channels of a panel: one register of sums.
 const PANEL: usize = 16;
@@ -113,20 +123,19 @@ fn store_panels<const R: usize, const P: usize>(
     for index in 0..P {
         let first = (panel + index) * PANEL;
         let channels = op.channels.at(first);
-        let count = PANEL.min(op.outputs - first);
+        let bias = load(channels.bias);
         for row in 0..R {
-            let sum = _mm512_sub_epi32(sums[row][index], _mm512_set1_epi32(excess[row]));
-            let results = finish(requantise(sum, channels), op.clamp);
-            output[row * op.outputs + first..][..count].copy_from_slice(&results[..count]);
+            let bias = _mm512_sub_epi32(bias, _mm512_set1_epi32(excess[row]));
+            let results = finish(requantise(_mm512_add_epi32(sums[row][index], bias), channels), op.clamp);
+            store_block(output, row * op.outputs + first, op.outputs - first, &results);
         }
     }
 }
 
-/// `Multiplier::apply` on 16 channels; see the AVX2 kernel.
+/// `Multiplier::apply` on 16 channels, the bias included; see the AVX2 kernel.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn requantise(sum: __m512i, channels: ChannelBlock<'_, 16>) -> __m512i {
-    let acc = _mm512_add_epi32(sum, load(channels.bias));
+fn requantise(acc: __m512i, channels: ChannelBlock<'_, 16>) -> __m512i {
     let mantissa = load(channels.mantissa);
     let even = _mm512_mul_epi32(acc, mantissa);
     let odd = _mm512_mul_epi32(_mm512_srli_epi64::<32>(acc), _mm512_srli_epi64::<32>(mantissa));
@@ -148,4 +157,138 @@ fn finish(q: __m512i, clamp: Clamp) -> [i8; 16] {
     // SAFETY: `results` has the 16 bytes written; the store needs no alignment.
     unsafe { _mm_storeu_si128(results.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(q)) };
     results
+}
+
+/// One row of outputs, sixteen channels at a time.
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+pub(crate) fn depthwise_row(op: &Depthwise, rows: &[&[i8]], output: &mut [i8]) {
+    match (op.window.size, op.window.stride) {
+        (3, 1) => depthwise_sized::<3, 2, 1>(op, rows, output),
+        (3, _) => depthwise_sized::<3, 2, 2>(op, rows, output),
+        (_, 1) => depthwise_sized::<5, 3, 1>(op, rows, output),
+        _ => depthwise_sized::<5, 3, 2>(op, rows, output),
+    }
+}
+
+/// `PAIRS` are the pairs of rows that `SIZE` rows make, the last with nothing.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+fn depthwise_sized<const SIZE: usize, const PAIRS: usize, const STRIDE: usize>(
+    op: &Depthwise,
+    rows: &[&[i8]],
+    output: &mut [i8],
+) {
+    let channels = op.window.channels;
+    let rows: [&[i8]; SIZE] = std::array::from_fn(|row| rows[row]);
+    let whole = channels / CHANNEL_BLOCK * CHANNEL_BLOCK;
+    for channel in (0..whole).step_by(CHANNEL_BLOCK) {
+        let block = Block::<SIZE, PAIRS>::load(op, channel);
+        // Four outputs share most of their columns when they overlap.
+        let mut fours = output.chunks_exact_mut(4 * channels);
+        let mut column = 0;
+        for results in &mut fours {
+            block.outputs::<STRIDE, 4>(op, &rows, column, channel, results);
+            column += 4 * STRIDE;
+        }
+        for results in fours.into_remainder().chunks_exact_mut(channels) {
+            block.outputs::<STRIDE, 1>(op, &rows, column, channel, results);
+            column += STRIDE;
+        }
+    }
+    if whole < channels {
+        avx2::depthwise_channels(op, &rows, output, whole);
+    }
+}
+
+/// Sixteen channels' weights, two rows interleaved as i16, so that the sum of two products comes out of one
+/// instruction.
+struct Block<'a, const SIZE: usize, const PAIRS: usize> {
+    weights: [[__m512i; PAIRS]; SIZE],
+    channels: ChannelBlock<'a, 16>,
+}
+
+impl<'a, const SIZE: usize, const PAIRS: usize> Block<'a, SIZE, PAIRS> {
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+    fn load(op: &'a Depthwise, channel: usize) -> Self {
+        let tap = |row: usize, column: usize| {
+            load_i8x16(array(&op.weights, channel * SIZE * SIZE + (row * SIZE + column) * CHANNEL_BLOCK))
+        };
+        let mut weights = [[_mm512_setzero_si512(); PAIRS]; SIZE];
+        for column in 0..SIZE {
+            for pair in 0..PAIRS {
+                let row = 2 * pair;
+                weights[column][pair] = if row + 1 < SIZE {
+                    interleave(tap(row, column), tap(row + 1, column))
+                } else {
+                    _mm512_cvtepi8_epi32(tap(row, column))
+                };
+            }
+        }
+        // Alone in its pair, a weight has its sign beside it, which must not multiply anything.
+        for column in &mut weights {
+            if SIZE % 2 == 1 {
+                let last = &mut column[PAIRS - 1];
+                *last = _mm512_srli_epi32::<16>(_mm512_slli_epi32::<16>(*last));
+            }
+        }
+        Self { weights, channels: op.channels.at(channel) }
+    }
+
+    /// `COUNT` neighbouring outputs from padded column `column` on.
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vnni")]
+    fn outputs<const STRIDE: usize, const COUNT: usize>(
+        &self,
+        op: &Depthwise,
+        rows: &[&[i8]; SIZE],
+        column: usize,
+        channel: usize,
+        results: &mut [i8],
+    ) {
+        let pitch = op.padded_channels;
+        let columns = (COUNT - 1) * STRIDE + SIZE;
+        let first = column * pitch + channel;
+        let rows: [&[i8]; SIZE] =
+            std::array::from_fn(|row| &rows[row][first..][..(columns - 1) * pitch + CHANNEL_BLOCK]);
+        let mut acc = [load(self.channels.bias); COUNT];
+        for column in 0..columns {
+            let value = |row: usize| load_i8x16(array(rows[row], column * pitch));
+            let mut values = [_mm512_setzero_si512(); PAIRS];
+            for pair in 0..PAIRS {
+                let row = 2 * pair;
+                values[pair] = if row + 1 < SIZE {
+                    interleave(value(row), value(row + 1))
+                } else {
+                    _mm512_cvtepi8_epi32(value(row))
+                };
+            }
+            for output in 0..COUNT {
+                let Some(tap) = column.checked_sub(output * STRIDE).filter(|&tap| tap < SIZE) else {
+                    continue;
+                };
+                for pair in 0..PAIRS {
+                    acc[output] = _mm512_dpwssd_epi32(acc[output], values[pair], self.weights[tap][pair]);
+                }
+            }
+        }
+        for (acc, result) in acc.into_iter().zip(results.chunks_exact_mut(op.window.channels)) {
+            let q = finish(requantise(acc, self.channels), op.clamp);
+            result[channel..][..CHANNEL_BLOCK].copy_from_slice(&q);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_i8x16(values: &[i8; 16]) -> __m128i {
+    // SAFETY: the reference covers the 16 bytes read; the load needs no alignment.
+    unsafe { _mm_loadu_si128(values.as_ptr().cast()) }
+}
+
+/// Sixteen pairs of a value of each, as i16.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw")]
+fn interleave(a: __m128i, b: __m128i) -> __m512i {
+    _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b)))
 }

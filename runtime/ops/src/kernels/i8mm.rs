@@ -16,8 +16,9 @@ use std::arch::{
 use super::{
     ChannelBlock,
     blocks::{row_blocks, tails},
-    neon::{ClampRegisters, STEP, load_i8x16, load_i32x4, next, next_pair, row_pointers},
-    neon_wide::{NARROW, PANEL, finish, panels, quads},
+    neon::{STEP, load_i32x4, next_pair, row_pointers},
+    neon_tile::for_steps,
+    neon_wide::{NARROW, PANEL, for_panels, quads},
 };
 use crate::linear::Linear;
 
@@ -36,25 +37,15 @@ fn linear_rows<const R: usize, const P: usize>(op: &Linear, input: &[i8], output
     assert_eq!(output.len(), R * op.outputs);
     let rows = row_pointers::<R>(input, op.inputs);
     let tails = tails::<R, STEP>(input, op.inputs);
-    let clamp = ClampRegisters::new(op.clamp);
-    let panel_len = PANEL * op.inputs.next_multiple_of(STEP);
-    let (whole, narrow) = panels(op.outputs);
-    let (weights, last) = op.weights.split_at(whole * panel_len);
-    let channels = op.channels.blocks::<PANEL>();
-    for ((panel, weights), channels) in weights.chunks_exact(panel_len).enumerate().zip(channels) {
-        // SAFETY: the rows have `inputs` values each, and `weights` is a whole panel of as many, padded to whole steps.
-        let sums =
-            unsafe { panel_sums::<R, P, 4, 8, PANEL>(rows, weights.as_ptr(), op.inputs, &tails, channels) };
-        finish(op, clamp, channels, sums, output, panel * PANEL);
-    }
-    if narrow {
-        assert_eq!(last.len(), panel_len / 2);
-        let channels: ChannelBlock<'_, NARROW> = op.channels.at(whole * PANEL);
-        // SAFETY: as above; a narrow panel is half as long.
-        let sums =
-            unsafe { panel_sums::<R, P, 2, 4, NARROW>(rows, last.as_ptr(), op.inputs, &tails, channels) };
-        finish(op, clamp, channels, sums, output, whole * PANEL);
-    }
+    for_panels!(op, output, R,
+    // SAFETY: the rows have `inputs` values each, and `weights` is a whole panel of as many, padded to whole steps.
+    wide(weights, channels) => unsafe {
+        panel_sums::<R, P, 4, 8, PANEL>(rows, weights, op.inputs, &tails, channels)
+    },
+    // SAFETY: as above; a narrow panel is half as long.
+    narrow(weights, channels) => unsafe {
+        panel_sums::<R, P, 2, 4, NARROW>(rows, weights, op.inputs, &tails, channels)
+    });
 }
 
 /// Sums of two rows and two channels.
@@ -81,44 +72,20 @@ unsafe fn panel_sums<const R: usize, const P: usize, const Q: usize, const C: us
         bias[2 * quad + 1] = high;
     }
     let mut acc = [bias; P];
-    let mut double_steps = inputs / (2 * STEP);
+    let mut left = inputs;
+    let double_steps = inputs / (2 * STEP);
     if double_steps > 0
         && let (Some(rows), Some([low, high])) = (rows.first_chunk_mut::<4>(), acc.first_chunk_mut::<2>())
         && let (Some(low), Some(high)) = (low.first_chunk_mut::<8>(), high.first_chunk_mut::<8>())
     {
         // SAFETY: so many double steps of the rows and the panel are left.
         unsafe { double_steps_of_four(low, high, rows, &mut weights, double_steps) };
-        double_steps = 0;
+        left = inputs % (2 * STEP);
     }
-    for _ in 0..double_steps {
-        let mut values = [[vdupq_n_s8(0); 2]; R];
-        for row in 0..R {
-            // SAFETY: a whole double step of the row is left.
-            values[row] = unsafe { next_pair(&mut rows[row]) };
-        }
-        // SAFETY: so is one of the panel, and so is the second of its steps.
-        unsafe { step::<R, P, C>(&mut acc, values.map(|values| values[0]), &mut weights, 2) };
-        // SAFETY: as above.
-        unsafe { step::<R, P, C>(&mut acc, values.map(|values| values[1]), &mut weights, 2) };
-    }
-    if inputs & STEP != 0 {
-        let mut values = [vdupq_n_s8(0); R];
-        for row in 0..R {
-            // SAFETY: a whole step of the row is left.
-            values[row] = unsafe { next(&mut rows[row]) };
-        }
-        // SAFETY: so is one of the panel.
-        unsafe { step::<R, P, C>(&mut acc, values, &mut weights, 2) };
-    }
-    let rest = inputs % STEP;
-    if rest > 0 {
-        let mut values = [vdupq_n_s8(0); R];
-        for row in 0..R {
-            values[row] = load_i8x16(&tails[row]);
-        }
-        // SAFETY: the panel is padded to whole steps; the other half of a short rest would only add zeros.
-        unsafe { step::<R, P, C>(&mut acc, values, &mut weights, if rest > STEP / 2 { 2 } else { 1 }) };
-    }
+    // SAFETY: the caller's promise; each step is one of the panel's, the other half of the last would only add zeros.
+    for_steps!((rows, tails, left), R, values,
+        whole => unsafe { step::<R, P, C>(&mut acc, values, &mut weights, 2) },
+        half => unsafe { step::<R, P, C>(&mut acc, values, &mut weights, 1) });
     let mut sums = [[vdupq_n_s32(0); Q]; R];
     for row in 0..R {
         for quad in 0..Q {

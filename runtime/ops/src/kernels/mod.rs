@@ -15,6 +15,8 @@ pub(crate) mod blocks;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod dotprod;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod dotprod_depthwise;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod i8mm;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
@@ -22,6 +24,8 @@ pub(crate) mod neon;
 pub(crate) mod neon_depthwise;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_elementwise;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_tile;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_wide;
 pub(crate) mod scalar;
@@ -40,7 +44,7 @@ pub enum Kernel {
     NeonI8mm,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F and VNNI (and AVX2 with FMA).
+    /// x86-64 with AVX-512 F, BW and VNNI (and AVX2 with FMA).
     Avx512Vnni,
 }
 
@@ -71,14 +75,17 @@ impl Kernel {
             Self::NeonDotprod => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]
             Self::NeonI8mm => {
-                std::arch::is_aarch64_feature_detected!("neon")
+                std::arch::is_aarch64_feature_detected!("dotprod")
                     && std::arch::is_aarch64_feature_detected!("i8mm")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => has_avx2(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => {
-                has_avx2() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
+                has_avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vnni")
             }
             #[allow(unreachable_patterns, reason = "the other CPUs' kernels")]
             _ => false,

@@ -18,6 +18,7 @@ use std::arch::{
 use super::{
     ChannelBlock,
     blocks::{row_blocks, tails},
+    neon_tile::{Ends, Resident, Tile, for_steps, four_rows, load_second, tile_asm},
 };
 use crate::{linear::Linear, semantics::Clamp};
 
@@ -151,113 +152,6 @@ pub(super) fn bytes(values: int8x16_t) -> [i8; 16] {
     bytes
 }
 
-/// Weights are [outputs / 4][inputs / 16][4][16].
-#[target_feature(enable = "neon")]
-pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let left = row_blocks::<4>(op, (input, output), |rows, results| linear_rows::<4>(op, rows, results));
-    let left = row_blocks::<2>(op, left, |rows, results| linear_rows::<2>(op, rows, results));
-    row_blocks::<1>(op, left, |rows, results| linear_rows::<1>(op, rows, results));
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-fn linear_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
-    assert_eq!(output.len(), R * op.outputs);
-    let rows = row_pointers::<R>(input, op.inputs);
-    let tails = tails::<R, STEP>(input, op.inputs);
-    let clamp = ClampRegisters::new(op.clamp);
-    let panels = op.weights.chunks_exact(PANEL * op.inputs.next_multiple_of(STEP));
-    for ((panel, weights), channels) in panels.enumerate().zip(op.channels.blocks::<PANEL>()) {
-        // SAFETY: the rows have `inputs` values each, and `weights` is a whole panel of as many, padded to whole steps.
-        let sums = unsafe { panel_sums(rows, weights.as_ptr(), op.inputs, &tails) };
-        let requantise = Requantise::load(channels);
-        let mut q = [vdupq_n_s16(0); 2];
-        for pair in 0..R.div_ceil(2) {
-            let finish = |row: usize| requantise.apply(vaddq_s32(sums[row], requantise.bias));
-            let low = finish(2 * pair);
-            q[pair] = vcombine_s16(low, if 2 * pair + 1 < R { finish(2 * pair + 1) } else { low });
-        }
-        let results = bytes(clamp.apply(q));
-        let first = panel * PANEL;
-        let left = op.outputs - first;
-        if left >= PANEL {
-            for row in 0..R {
-                let values: &[i8; PANEL] = super::array(&results, row * PANEL);
-                // SAFETY: `output` has `R` rows of `outputs` values, of which at least four follow `first`.
-                unsafe {
-                    output.as_mut_ptr().add(row * op.outputs + first).cast::<[i8; PANEL]>().write(*values);
-                }
-            }
-        } else {
-            for row in 0..R {
-                output[row * op.outputs + first..][..left].copy_from_slice(&results[row * PANEL..][..left]);
-            }
-        }
-    }
-}
-
-/// The sums of a panel's four channels, for each row.
-///
-/// # Safety
-/// Each row must have `inputs` values, and the panel at `weights` four times as many, padded to whole steps.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn panel_sums<const R: usize>(
-    mut rows: [*const i8; R],
-    mut weights: *const i8,
-    inputs: usize,
-    tails: &[[i8; STEP]; R],
-) -> [int32x4_t; R] {
-    let mut sums = [vdupq_n_s32(0); R];
-    if inputs >= STEP
-        && let (Some(rows), Some(four)) = (rows.first_chunk::<4>(), sums.first_chunk_mut::<4>())
-    {
-        // SAFETY: the caller's promise.
-        *four = unsafe { panel_sums_of_four(rows, weights, inputs, tails) };
-        return sums;
-    }
-    let mut acc = [[vdupq_n_s32(0); PANEL]; R];
-    for _ in 0..inputs / (2 * STEP) {
-        let mut values = [[vdupq_n_s8(0); 2]; R];
-        for row in 0..R {
-            // SAFETY: a whole double step of the row is left.
-            values[row] = unsafe { next_pair(&mut rows[row]) };
-        }
-        // SAFETY: so is one of the panel, and so is the second of its steps.
-        unsafe { dot_step(&mut acc, values.map(|values| values[0]), &mut weights) };
-        // SAFETY: as above.
-        unsafe { dot_step(&mut acc, values.map(|values| values[1]), &mut weights) };
-    }
-    if inputs & STEP != 0 {
-        let mut values = [vdupq_n_s8(0); R];
-        for row in 0..R {
-            // SAFETY: a whole step of the row is left.
-            values[row] = unsafe { next(&mut rows[row]) };
-        }
-        // SAFETY: so is one of the panel.
-        unsafe { dot_step(&mut acc, values, &mut weights) };
-    }
-    let rest = inputs % STEP;
-    if rest > 0 {
-        let mut values = [vdupq_n_s8(0); R];
-        for row in 0..R {
-            values[row] = load_i8x16(&tails[row]);
-        }
-        if rest > STEP / 2 {
-            // SAFETY: the panel is padded to whole steps.
-            unsafe { dot_step(&mut acc, values, &mut weights) };
-        } else {
-            // SAFETY: as above.
-            unsafe { dot_half_step(&mut acc, values, &mut weights) };
-        }
-    }
-    for row in 0..R {
-        let [a, b, c, d] = acc[row];
-        sums[row] = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
-    }
-    sums
-}
-
 /// Four rows times one channel, 16 inputs each (or 8): one sum register for each row, begun (SADDLP) or added to
 /// (SADALP).
 macro_rules! channel {
@@ -286,8 +180,18 @@ macro_rules! channel {
     };
 }
 
-/// 16 inputs of four rows times four channels. The sums of row r and channel c are in v(16 + 4 r + c).
+/// 16 inputs of four rows (or 8) times four channels. The sums of row r and channel c are in v(16 + 4 r + c).
 macro_rules! four_channels {
+    (half $rows:tt) => {
+        concat!(
+            "ldp q8, q9, [{weights}], #32\n",
+            channel!(half "8", $rows, ["16", "20", "24", "28"]),
+            channel!(half "9", $rows, ["17", "21", "25", "29"]),
+            "ldp q8, q9, [{weights}], #32\n",
+            channel!(half "8", $rows, ["18", "22", "26", "30"]),
+            channel!(half "9", $rows, ["19", "23", "27", "31"]),
+        )
+    };
     ($add:literal, $rows:tt) => {
         concat!(
             "ldp q8, q9, [{weights}], #32\n",
@@ -300,95 +204,345 @@ macro_rules! four_channels {
     };
 }
 
-/// As [`panel_sums`], for four rows of 16 inputs or more. In assembly because the compiler spills registers here: 16
-/// hold sums, 8 values, 2 weights, 4 products. A first step begins the sums, a second makes the rest even, and a loop
-/// takes two at a time.
-///
-/// # Safety
-/// As [`panel_sums`].
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn panel_sums_of_four(
-    rows: &[*const i8; 4],
-    weights: *const i8,
-    inputs: usize,
-    tails: &[[i8; STEP]],
-) -> [int32x4_t; 4] {
-    assert!(inputs >= STEP && tails.len() == 4);
-    let (a, b, c, d);
-    // SAFETY: the steps read `inputs / 16 * 16` values of each row and as many weights of each of the four channels; a
-    // rest of the inputs is read from `tails`, and its weights are there because the panel is padded to whole steps.
-    // Nothing is written but the registers named.
-    unsafe {
-        asm!(
-            "ldr q0, [{a}], #16",
-            "ldr q2, [{b}], #16",
-            "ldr q4, [{c}], #16",
-            "ldr q6, [{d}], #16",
+/// All inputs of four rows times a panel of four channels. A first step begins the sums; with rows that are not in
+/// registers a second makes the rest even, and a loop takes two at a time.
+macro_rules! sums_any {
+    () => {
+        concat!(
+            "mov {ta}, {a}\n",
+            "mov {tb}, {b}\n",
+            "mov {tc}, {c}\n",
+            "mov {td}, {d}\n",
+            "ldr q0, [{ta}], #16\n",
+            "ldr q2, [{tb}], #16\n",
+            "ldr q4, [{tc}], #16\n",
+            "ldr q6, [{td}], #16\n",
             four_channels!("saddlp", ["0", "2", "4", "6"]),
-            "tbz {steps}, #0, 2f",
-            "ldr q0, [{a}], #16",
-            "ldr q2, [{b}], #16",
-            "ldr q4, [{c}], #16",
-            "ldr q6, [{d}], #16",
+            "tbz {steps}, #0, 2f\n",
+            "ldr q0, [{ta}], #16\n",
+            "ldr q2, [{tb}], #16\n",
+            "ldr q4, [{tc}], #16\n",
+            "ldr q6, [{td}], #16\n",
             four_channels!("sadalp", ["0", "2", "4", "6"]),
-            "2:",
-            "lsr {steps}, {steps}, #1",
-            "cbz {steps}, 4f",
-            "3:",
-            "ldp q0, q1, [{a}], #32",
-            "ldp q2, q3, [{b}], #32",
-            "ldp q4, q5, [{c}], #32",
-            "ldp q6, q7, [{d}], #32",
+            "2:\n",
+            "lsr {n}, {steps}, #1\n",
+            "cbz {n}, 4f\n",
+            "3:\n",
+            "ldp q0, q1, [{ta}], #32\n",
+            "ldp q2, q3, [{tb}], #32\n",
+            "ldp q4, q5, [{tc}], #32\n",
+            "ldp q6, q7, [{td}], #32\n",
             four_channels!("sadalp", ["0", "2", "4", "6"]),
             four_channels!("sadalp", ["1", "3", "5", "7"]),
-            "subs {steps}, {steps}, #1",
-            "b.ne 3b",
-            "4:",
-            "cbz {rest}, 6f",
-            "ldp q0, q2, [{tails}]",
-            "ldp q4, q6, [{tails}, #32]",
-            "cmp {rest}, #8",
-            "b.ls 5f",
+            "subs {n}, {n}, #1\n",
+            "b.ne 3b\n",
+            "4:\n",
+            "cbz {rest}, 6f\n",
+            "ldp q0, q2, [{tails}]\n",
+            "ldp q4, q6, [{tails}, #32]\n",
+            "cmp {rest}, #8\n",
+            "b.ls 5f\n",
             four_channels!("sadalp", ["0", "2", "4", "6"]),
-            "b 6f",
-            "5:",
-            "ldp q8, q9, [{weights}], #32",
-            channel!(half "8", ["0", "2", "4", "6"], ["16", "20", "24", "28"]),
-            channel!(half "9", ["0", "2", "4", "6"], ["17", "21", "25", "29"]),
-            "ldp q8, q9, [{weights}], #32",
-            channel!(half "8", ["0", "2", "4", "6"], ["18", "22", "26", "30"]),
-            channel!(half "9", ["0", "2", "4", "6"], ["19", "23", "27", "31"]),
-            "6:",
-            "addp v16.4s, v16.4s, v17.4s",
-            "addp v18.4s, v18.4s, v19.4s",
-            "addp v20.4s, v20.4s, v21.4s",
-            "addp v22.4s, v22.4s, v23.4s",
-            "addp v24.4s, v24.4s, v25.4s",
-            "addp v26.4s, v26.4s, v27.4s",
-            "addp v28.4s, v28.4s, v29.4s",
-            "addp v30.4s, v30.4s, v31.4s",
-            "addp v16.4s, v16.4s, v18.4s",
-            "addp v20.4s, v20.4s, v22.4s",
-            "addp v24.4s, v24.4s, v26.4s",
-            "addp v28.4s, v28.4s, v30.4s",
-            a = inout(reg) rows[0] => _,
-            b = inout(reg) rows[1] => _,
-            c = inout(reg) rows[2] => _,
-            d = inout(reg) rows[3] => _,
-            weights = inout(reg) weights => _,
-            steps = inout(reg) inputs / STEP - 1 => _,
+            "b 6f\n",
+            "5:\n",
+            four_channels!(half ["0", "2", "4", "6"]),
+            "6:\n",
+        )
+    };
+}
+
+/// As [`sums_any`] with rows in registers, 16 inputs and `halves` times 8.
+macro_rules! sums_resident {
+    () => {
+        concat!(
+            four_channels!("saddlp", ["0", "2", "4", "6"]),
+            "cbz {halves}, 6f\n",
+            "tbnz {halves}, #0, 5f\n",
+            four_channels!("sadalp", ["1", "3", "5", "7"]),
+            "b 6f\n",
+            "5:\n",
+            four_channels!(half ["1", "3", "5", "7"]),
+            "6:\n",
+        )
+    };
+}
+
+/// A panel's sums, four channels of a row in each of v16, v20, v24 and v28.
+macro_rules! panel {
+    ($sums:ident) => {
+        concat!(
+            $sums!(),
+            "addp v16.4s, v16.4s, v17.4s\n",
+            "addp v18.4s, v18.4s, v19.4s\n",
+            "addp v20.4s, v20.4s, v21.4s\n",
+            "addp v22.4s, v22.4s, v23.4s\n",
+            "addp v24.4s, v24.4s, v25.4s\n",
+            "addp v26.4s, v26.4s, v27.4s\n",
+            "addp v28.4s, v28.4s, v29.4s\n",
+            "addp v30.4s, v30.4s, v31.4s\n",
+            "addp v16.4s, v16.4s, v18.4s\n",
+            "addp v20.4s, v20.4s, v22.4s\n",
+            "addp v24.4s, v24.4s, v26.4s\n",
+            "addp v28.4s, v28.4s, v30.4s\n",
+        )
+    };
+}
+
+/// Requantises a panel's sums (see [`Requantise::apply`]) and bounds them: 16 bytes, row by row.
+macro_rules! finish {
+    ($to:literal) => {
+        concat!(
+            "ldr q8, [{bias}], #16\n",
+            "ldr q9, [{mantissa}], #16\n",
+            "ldr q10, [{shift}], #16\n",
+            "add v16.4s, v16.4s, v8.4s\n",
+            "add v20.4s, v20.4s, v8.4s\n",
+            "add v24.4s, v24.4s, v8.4s\n",
+            "add v28.4s, v28.4s, v8.4s\n",
+            "sqdmulh v16.4s, v16.4s, v9.4s\n",
+            "sqdmulh v20.4s, v20.4s, v9.4s\n",
+            "sqdmulh v24.4s, v24.4s, v9.4s\n",
+            "sqdmulh v28.4s, v28.4s, v9.4s\n",
+            "srshl v16.4s, v16.4s, v10.4s\n",
+            "srshl v20.4s, v20.4s, v10.4s\n",
+            "srshl v24.4s, v24.4s, v10.4s\n",
+            "srshl v28.4s, v28.4s, v10.4s\n",
+            "ldp q8, q9, [{ends}]\n",
+            "sqxtn v11.4h, v16.4s\n",
+            "sqxtn v12.4h, v24.4s\n",
+            "sqxtn2 v11.8h, v20.4s\n",
+            "sqxtn2 v12.8h, v28.4s\n",
+            "sqadd v11.8h, v11.8h, v14.8h\n",
+            "sqadd v12.8h, v12.8h, v14.8h\n",
+            "sqxtn v11.8b, v11.8h\n",
+            "sqxtn2 v11.16b, v12.8h\n",
+            "smax v11.16b, v11.16b, v8.16b\n",
+            "smin v",
+            $to,
+            ".16b, v11.16b, v9.16b\n",
+        )
+    };
+}
+
+/// Writes what two panels made, in v15 and v11: eight channels of each row.
+macro_rules! store_pair {
+    () => {
+        concat!(
+            "zip1 v16.4s, v15.4s, v11.4s\n",
+            "zip2 v17.4s, v15.4s, v11.4s\n",
+            "str d16, [{o0}], #8\n",
+            "st1 {{v16.d}}[1], [{o1}], #8\n",
+            "str d17, [{o2}], #8\n",
+            "st1 {{v17.d}}[1], [{o3}], #8\n",
+        )
+    };
+}
+
+/// Weights are [outputs / 4][inputs / 16][4][16], outputs padded to 8.
+#[target_feature(enable = "neon")]
+pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
+    let ends = Ends::new(op.clamp);
+    let pair_len = PAIR * op.inputs.next_multiple_of(STEP);
+    let constants = [&op.channels.bias, &op.channels.mantissa, &op.channels.left_shift];
+    let pairs = op.outputs.div_ceil(PAIR);
+    assert!(op.weights.len() == pairs * pair_len && constants.iter().all(|of| of.len() == pairs * PAIR));
+    let left = four_rows::<PAIR>(op, (input, output), false, |tile, first, pairs, out| {
+        let panels = Panels {
+            pairs,
+            weights: op.weights.as_ptr().wrapping_add(first * pair_len),
+            constants: constants.map(|values| values.as_ptr().wrapping_add(first * PAIR)),
+            ends: &ends,
+            out,
+        };
+        if op.inputs <= Tile::RESIDENT {
+            // SAFETY: the rows are the input's, weights and constants have so many pairs, as was checked above, and
+            // `out` has room for them.
+            unsafe { run_resident(tile, op.inputs, panels) };
+        } else {
+            // SAFETY: as above.
+            unsafe { run_any(tile, op.inputs, panels) };
+        }
+    });
+    let left = row_blocks::<2>(op, left, |rows, results| few_rows::<2>(op, rows, results));
+    row_blocks::<1>(op, left, |rows, results| few_rows::<1>(op, rows, results));
+}
+
+/// One or two rows.
+#[inline]
+#[target_feature(enable = "neon")]
+fn few_rows<const R: usize>(op: &Linear, input: &[i8], output: &mut [i8]) {
+    const { assert!(R <= 2) };
+    assert_eq!(output.len(), R * op.outputs);
+    let rows = row_pointers::<R>(input, op.inputs);
+    let tails = tails::<R, STEP>(input, op.inputs);
+    let clamp = ClampRegisters::new(op.clamp);
+    let panels = op.weights.chunks_exact(PANEL * op.inputs.next_multiple_of(STEP));
+    let panels = panels.take(op.outputs.div_ceil(PANEL)).enumerate();
+    for ((panel, weights), channels) in panels.zip(op.channels.blocks::<PANEL>()) {
+        // SAFETY: the rows have `inputs` values each, and `weights` is a whole panel of as many, padded to whole steps.
+        let sums = unsafe { panel_sums(rows, weights.as_ptr(), op.inputs, &tails) };
+        let requantise = Requantise::load(channels);
+        let finish = |row: usize| requantise.apply(vaddq_s32(sums[row], requantise.bias));
+        let low = finish(0);
+        let q = vcombine_s16(low, if R > 1 { finish(1) } else { low });
+        let results = bytes(clamp.apply([q, vdupq_n_s16(0)]));
+        let first = panel * PANEL;
+        let left = op.outputs - first;
+        for row in 0..R {
+            let values: &[i8; PANEL] = super::array(&results, row * PANEL);
+            if left >= PANEL {
+                // SAFETY: `output` has `R` rows of `outputs` values, of which at least four follow `first`.
+                unsafe {
+                    output.as_mut_ptr().add(row * op.outputs + first).cast::<[i8; PANEL]>().write(*values);
+                }
+            } else {
+                output[row * op.outputs + first..][..left].copy_from_slice(&values[..left]);
+            }
+        }
+    }
+}
+
+/// The sums of a panel's four channels, for each row.
+///
+/// # Safety
+/// Each row must have `inputs` values, and the panel at `weights` four times as many, padded to whole steps.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn panel_sums<const R: usize>(
+    mut rows: [*const i8; R],
+    mut weights: *const i8,
+    inputs: usize,
+    tails: &[[i8; STEP]; R],
+) -> [int32x4_t; R] {
+    let mut acc = [[vdupq_n_s32(0); PANEL]; R];
+    // SAFETY: the caller's promise; each step is one of the panel's.
+    for_steps!((rows, tails, inputs), R, values,
+        whole => unsafe { dot_step(&mut acc, values, &mut weights) },
+        half => unsafe { dot_half_step(&mut acc, values, &mut weights) });
+    let mut sums = [vdupq_n_s32(0); R];
+    for row in 0..R {
+        let [a, b, c, d] = acc[row];
+        sums[row] = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+    }
+    sums
+}
+
+/// Channels that leave together: two panels.
+const PAIR: usize = 2 * PANEL;
+
+/// Pairs of panels for four rows, one at least.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    pairs: usize,
+    /// Padded to whole steps.
+    weights: *const i8,
+    /// Bias, mantissa and left shift of each channel.
+    constants: [*const i32; 3],
+    ends: &'a Ends,
+    /// Room for 8 channels of each pair in each row.
+    out: [*mut i8; 4],
+}
+
+/// 16 inputs or more. 16 registers hold sums, 8 values, 2 weights, 4 products, one the zero point, one the results of a
+/// pair's first panel.
+///
+/// # Safety
+/// The rows of `tile` must have `inputs` values, and `panels` must be what its fields say.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn run_any(tile: Tile, inputs: usize, panels: Panels<'_>) {
+    assert!(inputs >= STEP);
+    let Panels { pairs, weights, constants: [bias, mantissa, left_shift], ends, out } = panels;
+    // SAFETY: each panel reads `inputs / 16 * 16` values of each row and as many weights of each of its channels; a
+    // rest of the inputs is read from `tails`, and its weights are there because panels are padded to whole steps.
+    // Each pair writes 8 values to each row. All of that the caller promises; no other memory is touched.
+    unsafe {
+        tile_asm!(
+            "ldr q14, [{ends}], #16",
+            "7:",
+            panel!(sums_any),
+            finish!("15"),
+            panel!(sums_any),
+            finish!("11"),
+            store_pair!(),
+            "subs {pairs}, {pairs}, #1",
+            "b.ne 7b",
+            a = in(reg) tile.rows[0],
+            b = in(reg) tile.rows[1],
+            c = in(reg) tile.rows[2],
+            d = in(reg) tile.rows[3],
+            ta = out(reg) _,
+            tb = out(reg) _,
+            tc = out(reg) _,
+            td = out(reg) _,
+            n = out(reg) _,
+            steps = in(reg) inputs / STEP - 1,
             rest = in(reg) inputs % STEP,
-            tails = in(reg) tails.as_ptr(),
-            out("v16") a, out("v20") b, out("v24") c, out("v28") d,
-            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-            out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _,
-            out("v17") _, out("v18") _, out("v19") _, out("v21") _, out("v22") _, out("v23") _,
-            out("v25") _, out("v26") _, out("v27") _, out("v29") _, out("v30") _, out("v31") _,
-            options(readonly, nostack),
+            tails = in(reg) tile.tails,
+            ends = inout(reg) &raw const *ends => _,
+            weights = inout(reg) weights => _,
+            bias = inout(reg) bias => _,
+            mantissa = inout(reg) mantissa => _,
+            shift = inout(reg) left_shift => _,
+            pairs = inout(reg) pairs => _,
+            o0 = inout(reg) out[0] => _,
+            o1 = inout(reg) out[1] => _,
+            o2 = inout(reg) out[2] => _,
+            o3 = inout(reg) out[3] => _,
         );
     }
-    [a, b, c, d]
+}
+
+/// 32 inputs or fewer: the rows are loaded once.
+///
+/// # Safety
+/// As [`run_any`].
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn run_resident(tile: Tile, inputs: usize, panels: Panels<'_>) {
+    let Resident { first, second, halves } = tile.resident(inputs);
+    let Panels { pairs, weights, constants: [bias, mantissa, left_shift], ends, out } = panels;
+    // SAFETY: 16 values are read at each of the first pointers to rows and `8 * halves` at the second, which point to as
+    // many. Each panel reads its
+    // weights, which are padded to whole steps, and each pair writes 8 values to each row, as the caller promises.
+    // No other memory is touched.
+    unsafe {
+        tile_asm!(
+            "ldr q14, [{ends}], #16",
+            "ldr q0, [{a}]",
+            "ldr q2, [{b}]",
+            "ldr q4, [{c}]",
+            "ldr q6, [{d}]",
+            load_second!(),
+            "7:",
+            panel!(sums_resident),
+            finish!("15"),
+            panel!(sums_resident),
+            finish!("11"),
+            store_pair!(),
+            "subs {pairs}, {pairs}, #1",
+            "b.ne 7b",
+            a = in(reg) first[0],
+            b = in(reg) first[1],
+            c = in(reg) first[2],
+            d = in(reg) first[3],
+            ta = in(reg) second[0],
+            tb = in(reg) second[1],
+            tc = in(reg) second[2],
+            td = in(reg) second[3],
+            halves = in(reg) halves,
+            ends = inout(reg) &raw const *ends => _,
+            weights = inout(reg) weights => _,
+            bias = inout(reg) bias => _,
+            mantissa = inout(reg) mantissa => _,
+            shift = inout(reg) left_shift => _,
+            pairs = inout(reg) pairs => _,
+            o0 = inout(reg) out[0] => _,
+            o1 = inout(reg) out[1] => _,
+            o2 = inout(reg) out[2] => _,
+            o3 = inout(reg) out[3] => _,
+        );
+    }
 }
 
 /// Sixteen inputs of each row times four channels.

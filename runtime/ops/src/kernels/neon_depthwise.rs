@@ -22,13 +22,13 @@ use crate::depthwise::{CHANNEL_BLOCK, Depthwise, FloatDepthwise};
 
 /// Padded input rows from one output's first tap on.
 #[derive(Clone, Copy)]
-struct Taps<T, const SIZE: usize> {
-    rows: [*const T; SIZE],
+pub(super) struct Taps<T, const SIZE: usize> {
+    pub(super) rows: [*const T; SIZE],
 }
 
 impl<T, const SIZE: usize> Taps<T, SIZE> {
     /// Checks once that `pixels` outputs of a stride can be computed: every tap of the last one exists.
-    fn new(rows: &[&[T]], pitch: usize, stride: usize, pixels: usize) -> Self {
+    pub(super) fn new(rows: &[&[T]], pitch: usize, stride: usize, pixels: usize) -> Self {
         let rows: [&[T]; SIZE] = std::array::from_fn(|row| rows[row]);
         let needed = ((pixels - 1) * stride + SIZE) * pitch;
         assert!(rows.iter().all(|row| row.len() >= needed), "padded rows of {needed} values");
@@ -37,7 +37,7 @@ impl<T, const SIZE: usize> Taps<T, SIZE> {
 
     /// The taps so many values further on. (They may lie behind the last output, if they are not looked at then.)
     #[inline(always)]
-    fn skip(self, values: usize) -> Self {
+    pub(super) fn skip(self, values: usize) -> Self {
         Self { rows: self.rows.map(|row| row.wrapping_add(values)) }
     }
 }
@@ -54,7 +54,7 @@ fn offsets<T, const COLUMNS: usize>(pitch: usize) -> [usize; COLUMNS] {
 /// The 16 bytes must be readable.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load_at<T>(base: *const T, offset: usize) -> int8x16_t {
+pub(super) unsafe fn load_at<T>(base: *const T, offset: usize) -> int8x16_t {
     let value;
     // SAFETY: the instruction reads the 16 bytes that the caller promises.
     unsafe {

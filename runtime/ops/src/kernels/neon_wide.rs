@@ -17,12 +17,33 @@ pub(super) const PANEL: usize = 16;
 /// Channels of a narrow panel.
 pub(super) const NARROW: usize = 8;
 
-/// Whole panels and, perhaps, a narrow one at the end.
-#[inline(always)]
-pub(super) fn panels(outputs: usize) -> (usize, bool) {
-    let rest = outputs % PANEL;
-    (outputs / PANEL + usize::from(rest > NARROW), rest > 0 && rest <= NARROW)
+/// Runs over the panels of `R` rows in intrinsics: binds a panel's weights and constants, and takes its sums, bias
+/// included, from `$wide`, or from `$narrow` for a last one of 8 channels. (A macro, since closures are not inlined
+/// across instruction sets.)
+macro_rules! for_panels {
+    ($op:expr, $output:expr, $R:ident,
+     wide($weights:ident, $channels:ident) => $wide:expr, narrow($nweights:ident, $nchannels:ident) => $narrow:expr) => {{
+        use $crate::kernels::{ChannelBlock, neon::ClampRegisters, neon_wide};
+        let clamp = ClampRegisters::new($op.clamp);
+        let padded = $op.inputs.next_multiple_of(STEP);
+        let panels = $op.weights.chunks_exact(PANEL * padded);
+        let last = panels.remainder();
+        let wholes = panels.len();
+        for ((panel, weights), $channels) in panels.enumerate().zip($op.channels.blocks::<PANEL>()) {
+            let $weights = weights.as_ptr();
+            let sums = $wide;
+            neon_wide::finish::<$R, 4, PANEL>($op, clamp, $channels, sums, $output, panel * PANEL);
+        }
+        if !last.is_empty() {
+            assert_eq!(last.len(), NARROW * padded);
+            let $nchannels: ChannelBlock<'_, NARROW> = $op.channels.at(wholes * PANEL);
+            let $nweights = last.as_ptr();
+            let sums = $narrow;
+            neon_wide::finish::<$R, 2, NARROW>($op, clamp, $nchannels, sums, $output, wholes * PANEL);
+        }
+    }};
 }
+pub(super) use for_panels;
 
 /// Four channels each.
 #[inline(always)]

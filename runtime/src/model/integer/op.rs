@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use girasol_ops::{
-    Kernel,
-    convolution::{self, Square},
-    depthwise::{Depthwise, DepthwiseSpec, Window},
+    Kernel, convolution,
+    depthwise::{Depthwise, DepthwiseSpec},
     elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
     linear::{Linear, LinearSpec},
     semantics::QuantParams,
+    window::Window,
 };
 use tract_onnx::{
     prelude::*,
@@ -189,8 +189,8 @@ impl IntegerOp {
 fn convolve(conv: &rewrite::Convolution, kernel: Kernel, extent: Extent) -> TractResult<Work> {
     let [height, width, channels] = extent;
     let &rewrite::Convolution { size, stride, padding, input, output, .. } = conv;
+    let window = Window { height, width, channels, size, stride, padding };
     if conv.depthwise {
-        let window = Window { height, width, channels, size, stride, padding };
         let spec = DepthwiseSpec {
             window,
             weights: &taps_first(&conv.weights, conv.outputs),
@@ -218,8 +218,7 @@ fn convolve(conv: &rewrite::Convolution, kernel: Kernel, extent: Extent) -> Trac
     if size == 1 && stride == 1 && padding == [0; 4] {
         return Ok(Work::Pointwise(Linear::new(kernel, &spec)?));
     }
-    let square = Square { height, width, channels, size, stride, padding };
-    Ok(Work::Convolution(convolution::Convolution::new(kernel, square, &spec)?))
+    Ok(Work::Convolution(convolution::Convolution::new(kernel, window, &spec)?))
 }
 
 /// [channels, taps] to [taps, channels].
