@@ -24,7 +24,7 @@ version=$(apt-cache show --no-all-versions "$kernel:arm64" | sed -n 's/^Version:
 release=${kernel#linux-image-}
 
 userland=(alsa-utils busybox-static libasound2 v4l-utils)
-modules=(vivid snd-aloop 9p 9pnet_virtio virtio_net virtio_pci virtio_mmio virtio_rng)
+modules=(vivid snd-aloop 9p 9pnet_virtio virtio_net virtio_pci virtio_mmio virtio_rng virtio_blk ext4 crc32c_generic)
 
 key=$(cat "${BASH_SOURCE[0]}" cross/vm/init <(echo "$kernel $version") | sha256sum | cut -c1-16)
 image=.cache/vm/$key

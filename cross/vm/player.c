@@ -2,10 +2,10 @@
 //
 //     player CAMERA_OUTPUT PCM FOLDER
 //
-// FOLDER has picture.yuyv (320x240, 15 frames a second) and sound.s16 (16 kHz, mono). Until the file FOLDER/go is there,
-// the camera sees the first frame and the microphone hears the first second, over and over; then the clip is played
-// once; after it, the last frame and that first second again. Told on standard output, one line each, times in
-// nanoseconds of CLOCK_MONOTONIC:
+// FOLDER has picture.yuyv (320x240, 15 frames a second) and sound.s16 (16 kHz, mono). The camera sees the first frame and
+// the microphone hears the first second, over and over. When the file FOLDER/go is there, it is removed and the clip is
+// played once; after it, the last frame stays, with that first second again. Told on standard output, one line each,
+// times in nanoseconds of CLOCK_MONOTONIC:
 //
 //     ready                     both devices play
 //     begin T                   the clip's second 0 is heard
@@ -41,7 +41,6 @@ static const uint8_t *pictures;
 static const int16_t *sound;
 static size_t frames, samples;
 static _Atomic int64_t begin = INT64_MAX; // the clip's second 0 on CLOCK_MONOTONIC
-static _Atomic int pictures_play, sound_plays;
 
 static int64_t now(void) {
     struct timespec t;
@@ -128,7 +127,6 @@ static void show(int file) {
     }
     int type = request.type;
     if (ioctl(file, VIDIOC_STREAMON, &type) < 0) goto out;
-    pictures_play = 1;
     for (;;) {
         struct pollfd poll_it = {.fd = file, .events = POLLOUT};
         int ready = poll(&poll_it, 1, 2000);
@@ -169,7 +167,7 @@ static void play(snd_pcm_t *pcm) {
     int playing = 0;
     for (;;) {
         snd_pcm_sframes_t delay = 0;
-        if (begin == INT64_MAX && pictures_play && access(go, F_OK) == 0 && snd_pcm_delay(pcm, &delay) == 0) {
+        if (!playing && snd_pcm_delay(pcm, &delay) == 0 && unlink(go) == 0) {
             // What is written now is heard when what waits has been.
             begin = now() + delay * SECOND / RATE;
             printf("begin %lld\n", (long long)begin);
@@ -189,7 +187,6 @@ static void play(snd_pcm_t *pcm) {
         } else if (sent < 0) {
             return;
         }
-        sound_plays = 1;
     }
 }
 
