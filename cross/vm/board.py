@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -43,7 +45,7 @@ keep_alive = "1h"
 """
 BROKER_CONFIG = """\
 listener {port} 127.0.0.1
-allow_anonymous true
+{access}
 persistence true
 persistence_location {folder}/
 autosave_on_changes true
@@ -71,10 +73,19 @@ def say(text: str) -> None:
 class Broker:
     """mosquitto and a subscriber to everything, on loopback."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, password: str | None = None):
         self.port = free_port()
         self._folder = folder
-        (folder / "broker.conf").write_text(BROKER_CONFIG.format(port=self.port, folder=folder))
+        self._login = ["-u", "board", "-P", password] if password else []
+        access = "allow_anonymous true"
+        if password:
+            subprocess.run(["mosquitto_passwd", "-b", "-c", folder / "users", "board", password], check=True)
+            # mosquitto gives up root's rights.
+            (folder / "users").chmod(0o644)
+            access = f"allow_anonymous false\npassword_file {folder}/users"
+        text = BROKER_CONFIG.format(port=self.port, folder=folder, access=access)
+        (folder / "broker.conf").write_text(text)
+        folder.chmod(0o777)
         self._broker = self._subscriber = None
         self.start()
 
@@ -83,6 +94,7 @@ class Broker:
             [mosquitto(), "-c", self._folder / "broker.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )
         command = ["mosquitto_sub", "-V", "mqttv5", "-h", "127.0.0.1", "-p", str(self.port), "-t", "girasol/#"]
+        command += self._login
         for _ in range(100):
             self._subscriber = subprocess.Popen(
                 [*command, "-F", "%U %r %t %p"],
@@ -191,10 +203,28 @@ class Result:
         say(f"      {text}")
 
 
+def pull_the_plug(ancestor: int) -> None:
+    """Kills the emulator below the process `ancestor`: what the guest had not written is gone."""
+    processes = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = stat.read_text().split(" (", 1)
+        except OSError:
+            continue
+        name, fields = rest.rsplit(")", 1)
+        processes[int(pid)] = (name, int(fields.split()[1]))
+    for pid, (name, parent) in processes.items():
+        while parent in processes and parent != ancestor:
+            parent = processes[parent][1]
+        if parent == ancestor and name.startswith("qemu-system"):
+            os.kill(pid, signal.SIGKILL)
+
+
 class Board:
     """Boots the board for one case."""
 
     def __init__(self, options: argparse.Namespace, name: str):
+        self.deb = options.deb
         self.folder = CACHE / "results" / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.share = self.folder / "share"
@@ -202,7 +232,16 @@ class Board:
         subprocess.run(["dpkg-deb", "-x", options.deb, self.share / "root"], check=True)
         shutil.copy(HERE / "guest.sh", self.share)
         shutil.copy(player(), self.share / "player")
-        self.broker = Broker(self.folder)
+        self.broker = Broker(self.folder, PASSWORD if name in WITH_PASSWORD else None)
+
+    def system(self) -> list[str]:
+        """Options that boot a fresh copy of the system with systemd, on which the package can be installed."""
+        built = subprocess.run(["bash", HERE / "system.sh"], check=True, stdout=subprocess.PIPE, text=True)
+        disk = self.folder / "disk"
+        if not disk.exists():
+            subprocess.run(["cp", "--sparse=always", built.stdout.strip(), disk], check=True)
+            shutil.copy(self.deb, self.share / "girasol.deb")
+        return ["--disk", str(disk), "--system", "--memory", "1024"]
 
     def config(self, more: str = "") -> None:
         (self.share / "girasol.toml").write_text(CONFIG.format(more=more))
@@ -210,8 +249,9 @@ class Board:
     def clip(self, folder: Path) -> None:
         shutil.copytree(folder, self.share / "clip")
 
-    def boot(self, script: str, timeout: int, *options: str, meanwhile=None) -> Result:
-        """Runs `script` in the guest to its end; `meanwhile` is called twice a second until then."""
+    def boot(self, script: str, timeout: int, *options: str, meanwhile=None, cut: bool = False) -> Result:
+        """Runs `script` in the guest to its end; `meanwhile` is called twice a second until then. With `cut` the power
+        goes when the guest has marked `cut`."""
         (self.share / "case.sh").write_text("#!/bin/sh\n. /share/guest.sh\n" + script)
         command = ["bash", str(HERE / "run.sh"), "--share", str(self.share), "--timeout", str(timeout)]
         command += ["--broker", str(self.broker.port), *options, "sh", "/share/case.sh"]
@@ -222,7 +262,10 @@ class Board:
                 while run.poll() is None:
                     if meanwhile:
                         meanwhile()
-                    time.sleep(0.5)
+                    marks = self.share / "marks"
+                    if cut and marks.exists() and " cut" in marks.read_text():
+                        pull_the_plug(run.pid)
+                    time.sleep(0.2)
             finally:
                 if run.poll() is None:
                     run.terminate()
@@ -232,7 +275,7 @@ class Board:
         result = Result(self.folder, run.returncode, output, time.monotonic() - begun)
         failed = [words for _, words in result.marks() if words.startswith("failed")]
         check(not failed, f"{'; '.join(failed)}\n{result.tail()}")
-        check(run.returncode == 0, f"the guest ended with status {run.returncode}:\n{result.tail()}")
+        check(run.returncode == 0 or cut, f"the guest ended with status {run.returncode}:\n{result.tail()}")
         return result
 
     def close(self) -> None:
@@ -757,10 +800,216 @@ stop
     return result
 
 
+# In the guest, with systemd: what the journal says of girasol goes to /share/log.
+SYSTEM = """
+property() { systemctl show --property "$1" --value girasol; }
+girasol_pid() { girasol=$(property MainPID); [ "$girasol" != 0 ]; }
+follow() { journalctl --unit girasol --follow --lines all --output short-monotonic > /share/log 2>&1 & }
+active() { [ "$(property ActiveState)" = active ] && girasol_pid; }
+restarted() { [ "$(property NRestarts)" -gt "$1" ] && active; }
+install() { dpkg --force-confold --install "$1" || die "dpkg --install $1"; }
+"""
+
+
+def service(board: Board) -> Result:
+    """Install, enable, capture; watchdog, kill, memory limit; upgrade and rollback; the sandbox; the end."""
+    clip, _ = short_clip()
+    board.clip(clip)
+    board.config('username = "board"')
+    options = board.system()
+    raw = board.folder / "next"
+    subprocess.run(["dpkg-deb", "--raw-extract", board.deb, raw], check=True)
+    control = raw / "DEBIAN/control"
+    control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+next", control.read_text()))
+    next_deb = board.share / "next.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", raw, next_deb], check=True)
+    shutil.rmtree(raw)
+    result = board.boot(
+        SYSTEM
+        + """
+follow
+mark installing
+install /share/girasol.deb
+mark installed
+[ "$(systemctl is-enabled girasol)" = enabled ] || die 'not enabled'
+until_true 90 'started by the installation' active
+mark running
+cp /share/girasol.toml /etc/girasol/girasol.toml
+printf 'PASSWORD' > /etc/girasol/mqtt-password
+play
+systemctl restart girasol
+until_true 90 'connected' grep -q 'mqtt: connected' /share/log
+opened 60 camera
+opened 60 microphone
+girasol_pid
+sleep 10
+play_clip
+until_true 60 'the clip is over' clip_is_over
+used calm
+mark locked $(awk '/VmLck/ { print $2 }' /proc/$girasol/status)
+mark limit $(cat /sys/fs/cgroup/system.slice/girasol.service/memory.max)
+mark peak $(cat /sys/fs/cgroup/system.slice/girasol.service/memory.peak)
+mark user $(stat -c %U /proc/$girasol) $(awk '/^CapEff|^NoNewPrivs|^Seccomp:/ { print $2 }' /proc/$girasol/status)
+mark state $(stat -c %a:%U /var/lib/girasol) $(ls /var/lib/private/girasol /var/lib/girasol 2> /dev/null | tr '\n' ' ')
+systemd-analyze security --no-pager girasol.service > /share/security
+mark status $(systemctl status girasol | grep Status:)
+
+n=$(property NRestarts)
+mark stall
+kill -STOP $girasol
+until_true 90 'the watchdog restarts it' restarted $n
+mark after-stall $(journalctl --unit girasol | grep -c 'Watchdog timeout')
+m=$(count 'camera open')
+until_true 60 'captures again' again $((m - 1)) 'camera open'
+sleep 10
+n=$(property NRestarts)
+girasol_pid
+mark kill
+kill -KILL $girasol
+until_true 60 'restarted after a kill' restarted $n
+mark after-kill
+sleep 15
+n=$(property NRestarts)
+mark squeeze
+systemctl set-property --runtime girasol MemoryMax=24M
+until_true 90 'the limit kills it' [ "$(property NRestarts)" -ge "$n" ]
+limited() { journalctl --unit girasol | grep -q oom-kill; }
+until_true 120 'the limit kills it' limited
+systemctl set-property --runtime girasol MemoryMax=256M
+until_true 90 'it is back' active
+mark after-squeeze
+sleep 15
+
+mark upgrade
+install /share/next.deb
+until_true 90 'runs after the upgrade' active
+mark upgraded $(dpkg-query --show --showformat '${Version}' girasol)
+grep -q 10.0.2.100 /etc/girasol/girasol.toml || die 'the configuration is gone'
+sleep 15
+install /share/girasol.deb
+until_true 90 'runs after the rollback' active
+mark rolled-back $(dpkg-query --show --showformat '${Version}' girasol)
+n=$(count 'mqtt: connected')
+sleep 20
+mark term
+systemctl stop girasol
+mark stopped
+[ "$(property Result)" = success ] || die "the end: $(property Result)"
+journalctl --unit girasol > /share/journal
+""".replace("PASSWORD", PASSWORD),
+        5400,
+        *options,
+        *virtual(SHIFT),
+    )
+    (board.folder / "disk").unlink()
+    seconds = result.mark("installed") - result.mark("installing")
+    result.measure(f"installed in {seconds:.0f} s")
+    locked, peak = int(result.marks("locked")[0][1]), int(result.marks("peak")[0][1])
+    result.measure(f"locked in memory: {locked / 1024:.0f} MiB; peak of the cgroup {peak / 2**20:.0f} MiB")
+    check(locked > 10_000, "memory is not locked")
+    check(result.marks("limit")[0][1] == str(256 * 2**20), "no memory limit")
+    user = result.marks("user")[0][1].split()
+    check(user[0] == "girasol" and int(user[1], 16) == 0 and user[2:] == ["1", "2"], f"not in its sandbox: {user}")
+    security = (board.share / "security").read_text()
+    level = float(re.search(r"Overall exposure level for .*: ([\d.]+)", security)[1])
+    result.measure(f"exposure level on the board: {level}")
+    check(level <= 2.0, f"exposure level {level}")
+    check(any(e["type"] == "new" for e in result.events()), "nothing was seen or heard")
+    check(int(result.marks("after-stall")[0][1]) >= 1, "it was not the watchdog")
+    for word, after in (("stall", "after-stall"), ("kill", "after-kill"), ("squeeze", "after-squeeze")):
+        result.measure(f"{word}: back after {result.mark(after) - result.mark(word):.0f} s")
+    said = [m.payload for m in result.messages("availability") if not m.retained]
+    result.measure(f"availability: {', '.join(said)}")
+    ups = "".join("1" if payload == "online" else "0" for payload in said)
+    check(re.fullmatch(r"(1+0+){5,}", ups) is not None, f"availability: {said}")
+    check(result.marks("upgraded")[0][1].endswith("+next"), "no upgrade")
+    check(not result.marks("rolled-back")[0][1].endswith("+next"), "no rollback")
+    took = result.mark("stopped") - result.mark("term")
+    result.measure(f"systemctl stop: {took:.2f} s")
+    check(took <= 2.0, f"the end took {took:.2f} s")
+    return result
+
+
+def power_cut(board: Board) -> Result:
+    """The power goes while events are kept for a broker that is away: what is older than the window arrives later."""
+    clip, _ = short_clip()
+    board.clip(clip)
+    board.config('username = "board"')
+    (board.share / "accepted").mkdir(mode=0o777)
+    (board.share / "accepted").chmod(0o777)
+    options = board.system()
+    board.broker.stop()
+    first = board.boot(
+        SYSTEM
+        + """
+mkdir -p /etc/systemd/system/girasol.service.d
+printf '[Service]\nReadWritePaths=/share/accepted\nExecStart=\nExecStart=/usr/bin/girasol run --events /share/accepted/events\n' \
+    > /etc/systemd/system/girasol.service.d/case.conf
+install /share/girasol.deb
+cp /share/girasol.toml /etc/girasol/girasol.toml
+printf 'PASSWORD' > /etc/girasol/mqtt-password
+sync
+play
+systemctl restart girasol
+follow
+opened 90 camera
+opened 60 microphone
+mark running
+sleep 4
+play_clip
+until_true 60 'the clip is over' clip_is_over
+play_clip
+until_true 60 'the clip is over' clip_is_over
+mark cut
+sleep 600
+""".replace("PASSWORD", PASSWORD),
+        3600,
+        *options,
+        *virtual(SHIFT),
+        cut=True,
+    )
+    cut = first.mark("cut")
+    lines = (board.share / "accepted/events").read_text().splitlines()
+    accepted = [json.loads(line) for line in lines if line.endswith("}")]
+    check(len(accepted) >= 4, f"too little has happened: {lines}")
+    (board.share / "marks").unlink()
+    board.broker.start()
+    second = board.boot(
+        SYSTEM
+        + """
+follow
+until_true 120 'started by itself' active
+mark running
+until_true 120 'connected' grep -q 'mqtt: connected' /share/log
+sleep 10
+girasol_pid
+mark term
+systemctl stop girasol
+mark stopped
+""",
+        3600,
+        *options,
+        *virtual(SHIFT),
+    )
+    (board.folder / "disk").unlink()
+    arrived = {(e["id"], e["type"], e["seq"]) for e in second.events()}
+    lost = [e for e in accepted if (e["id"], e["type"], e["seq"]) not in arrived]
+    old = [e for e in lost if e["time"] < cut - WINDOW]
+    second.measure(f"{len(accepted)} event messages accepted before the cut, {len(lost)} lost, {len(old)} of them older than {WINDOW} s")
+    check(not old, f"lost: {[(e['label'], e['type'], cut - e['time']) for e in old]}")
+    check(any("replayed" in m.topic for m in second.messages()), "nothing was replayed")
+    return second
+
+
+# What has been accepted is safe from a power cut after `outbox.sync_every` (5 s) and a sync.
+WINDOW = 6.0
+PASSWORD = "not-a-secret"
+WITH_PASSWORD = ["service", "power-cut"]
 # An instruction takes 2^SHIFT ns.
 SHIFT = 0
 CASES = {"sees-and-hears": sees_and_hears, "together": together, "verdicts": verdicts, "drift": drift}
 CASES |= {"unplugged": unplugged, "faults": faults, "broker-cut": broker_cut, "slow-board": slow_board}
+CASES |= {"service": service, "power-cut": power_cut}
 SHORT = ["sees-and-hears"]
 
 
