@@ -30,9 +30,11 @@ mkdir -p .cache/vm
 work=$(mktemp -d .cache/vm/work.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
-debootstrap --foreign --arch=arm64 --variant=minbase --include="$(IFS=,; echo "${include[*]}")" bookworm "$work/root" >&2
+mkdir -p .cache/vm/debs
+debootstrap --foreign --cache-dir="$PWD/.cache/vm/debs" --arch=arm64 --variant=minbase --include="$(IFS=,; echo "${include[*]}")" bookworm "$work/root" >&2
 cat > "$work/configure.sh" <<'END'
 set -e
+mkdir -p /mnt
 mount -t ext4 /dev/vda /mnt
 mount -t proc proc /mnt/proc
 mount -t devtmpfs dev /mnt/dev

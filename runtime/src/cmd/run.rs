@@ -83,6 +83,7 @@ impl Run {
         };
         let (operations, publisher) = Operations::start(&settings, &clock, !self.no_mqtt)?;
         let control = Arc::clone(&operations.control);
+        processor.model_mut().give_up_at(signals.stop());
         if let Some(publisher) = &publisher {
             processor.set_next_seq(publisher.first_seq());
         }
