@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def wait_until(holds, what: str) -> None:
+    deadline = time.monotonic() + 60.0
+    while not holds():
+        check(time.monotonic() < deadline, what)
+        time.sleep(0.1)
+
+
 class Broker:
     """mosquitto and a subscriber to everything, on loopback."""
 
@@ -95,25 +103,29 @@ class Broker:
         )
         command = ["mosquitto_sub", "-V", "mqttv5", "-h", "127.0.0.1", "-p", str(self.port), "-t", "girasol/#"]
         command += self._login
-        for _ in range(100):
-            self._subscriber = subprocess.Popen(
-                [*command, "-F", "%U %r %t %p"],
-                stdout=(self._folder / "messages").open("a"),
-                stderr=subprocess.DEVNULL,
-            )
-            time.sleep(0.3)
-            if self._subscriber.poll() is None:
-                return
-        raise Failed("mosquitto does not start")
+        before = self._subscriptions()
+        wait_until(self._listens, "mosquitto does not start")
+        with (self._folder / "messages").open("a") as out:
+            self._subscriber = subprocess.Popen([*command, "-F", "%U %r %t %p"], stdout=out)
+        # Nothing may be published before the subscription stands.
+        wait_until(lambda: self._subscriptions() > before, "mosquitto_sub does not subscribe")
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True
+
+    def _subscriptions(self) -> int:
+        file = self._folder / "broker.log"
+        return file.read_text().count("Sending SUBACK") if file.exists() else 0
 
     def stop(self, kill: bool = False) -> None:
         for process in (self._subscriber, self._broker):
             if process and process.poll() is None:
                 process.kill() if kill else process.terminate()
                 process.wait()
-
-    def log(self) -> str:
-        return (self._folder / "broker.log").read_text()
 
 
 @dataclass
@@ -337,9 +349,8 @@ def sync_clip(folder: Path) -> Path:
     seconds, first, every = 7, 1.6, 1.0
     onsets = [first + n * every for n in range(5)]
     folder.mkdir()
-    # Not quite even, or it would be called covered.
-    stripes = bytes(v for x in range(width // 2) for v in (30 + x % 20, 128, 40 + x % 20, 128)) * height
-    bright = bytes(v for x in range(width // 2) for v in (200 + x % 20, 128, 210 + x % 20, 128)) * height
+    stripes = bytes(v for x in range(width // 2) for v in (40 + x // 8 % 2 * 80, 128) * 2) * height
+    bright = bytes(v for x in range(width // 2) for v in (150 + x // 8 % 2 * 80, 128) * 2) * height
     with (folder / "picture.yuyv").open("wb") as out:
         for n in range(seconds * fps):
             lit = any(onset - 1e-6 <= n / fps < onset + 2 / fps - 1e-6 for onset in onsets)
@@ -488,15 +499,14 @@ def drift(board: Board) -> Result:
     result = board.boot(
         """
 play
-shift() { amixer -q -c Loopback cset "iface=PCM,name='PCM Rate Shift 100000',device=$1" "$2" || die "rate shift"; }
-amixer -c Loopback controls > /share/controls
+rate_shift() { amixer -q -c Loopback cset "iface=PCM,name='PCM Rate Shift 100000',device=0" "$1" || die 'rate shift'; }
 start
 opened 30 microphone
 mark shifted 150
-shift 0 100015
+rate_shift 100015
 sleep 75
 mark shifted -150
-shift 0 99985
+rate_shift 99985
 sleep 100
 stop
 """,
@@ -505,13 +515,16 @@ stop
     )
     changes = result.marks("shifted")
     last = result.mark("term")
-    bounds = [at for at, _ in changes] + [last]
+    bounds, found = [at for at, _ in changes] + [last], []
     for (begun, wanted), over in zip(changes, bounds[1:], strict=True):
         states = [s for s in result.states() if begun < s["at"] <= over and s["drift_ppm"] is not None]
         check(bool(states), f"no drift was told\n{result.tail()}")
         told = states[-1]
         result.measure(f"played {wanted} ppm, told {told['drift_ppm']:+.1f} after {told['at'] - begun:.0f} s")
+        found.append(told["drift_ppm"] / float(wanted))
+        # Which sign a faster sound card has is the driver's; that it changes is not.
         check(abs(abs(told["drift_ppm"]) - abs(float(wanted))) <= 10.0, "not within 10 ppm")
+        check(found[0] * found[-1] > 0, "the sign did not change")
     return result
 
 
@@ -648,9 +661,6 @@ fault() { # NAME MICROPHONE-OR-CAMERA PATTERN COMMAND...
 control() { v4l2-ctl -d "$(node cap)" -c "$1"; }
 fault error camera 'camera open' control inject_fatal_streaming_error=1
 fault disconnect camera 'camera open' control disconnect=1
-fault format camera 'camera open' control dv_timings_signal_mode=1
-control dv_timings_signal_mode=0
-sleep 5
 mark fault dropped camera
 control percentage_of_dropped_buffers=50
 sleep 8
@@ -659,6 +669,8 @@ mark over dropped
 sleep 3
 overrun() { kill -STOP $girasol; sleep 3; kill -CONT $girasol; }
 fault overrun microphone overrun overrun
+# The receiver sees another signal now: selected timings, not those that were set.
+fault format camera 'camera open' control dv_timings_signal_mode=4
 sleep 3
 used end
 stop
@@ -751,7 +763,7 @@ stop
 
 
 def slow_board(board: Board) -> Result:
-    """One core of 60 million instructions a second: load is shed and said so, memory is flat, times are true."""
+    """One core of 250 million instructions a second: load is shed and said so, memory is flat, times are true."""
     clip, truth = short_clip()
     board.clip(clip)
     board.config()
@@ -770,7 +782,7 @@ used end
 stop
 """,
         3600,
-        *virtual(4),
+        *virtual(2),
     )
     last = result.states()[-1]
     counters = last["counters"]
@@ -855,12 +867,12 @@ systemd-analyze security --no-pager girasol.service > /share/security
 mark status $(systemctl status girasol | grep Status:)
 
 n=$(property NRestarts)
+m=$(count 'camera open')
 mark stall
 kill -STOP $girasol
 until_true 90 'the watchdog restarts it' restarted $n
 mark after-stall $(journalctl --unit girasol | grep -c 'Watchdog timeout')
-m=$(count 'camera open')
-until_true 60 'captures again' again $((m - 1)) 'camera open'
+until_true 60 'captures again' again $m 'camera open'
 sleep 10
 n=$(property NRestarts)
 girasol_pid
@@ -869,10 +881,8 @@ kill -KILL $girasol
 until_true 60 'restarted after a kill' restarted $n
 mark after-kill
 sleep 15
-n=$(property NRestarts)
 mark squeeze
 systemctl set-property --runtime girasol MemoryMax=24M
-until_true 90 'the limit kills it' [ "$(property NRestarts)" -ge "$n" ]
 limited() { journalctl --unit girasol | grep -q oom-kill; }
 until_true 120 'the limit kills it' limited
 systemctl set-property --runtime girasol MemoryMax=256M
@@ -889,7 +899,6 @@ sleep 15
 install /share/girasol.deb
 until_true 90 'runs after the rollback' active
 mark rolled-back $(dpkg-query --show --showformat '${Version}' girasol)
-n=$(count 'mqtt: connected')
 sleep 20
 mark term
 systemctl stop girasol

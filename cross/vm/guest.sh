@@ -23,23 +23,30 @@ node() { grep -l "vid-$1\$" /sys/class/video4linux/video*/name | head -n 1 | sed
 has_camera() { [ -n "$(node cap)" ] && [ -c "$(node cap)" ] && [ -c "$(node out)" ]; }
 
 # The camera is a receiver that sees what is written to its own output. 640x480 at 39 is the least that vivid takes.
-camera_on() {
+set_camera() {
     until_true 10 'camera nodes' has_camera
     for end in out cap; do
-        v4l2-ctl -d "$(node $end)" --set-dv-bt-timings cvt,width=640,height=480,fps=39 > /dev/null ||
-            die "timings of vivid's $end"
+        v4l2-ctl -d "$(node $end)" --set-dv-bt-timings cvt,width=640,height=480,fps=39 > /dev/null || return 1
     done
-    v4l2-ctl -d "$(node cap)" -c loop_video=1 -c osd_text_mode=2 || die 'controls of vivid'
-    ln -sf "$(node out)" /tmp/camera-output
+    v4l2-ctl -d "$(node out)" --set-fmt-video-out=width=640,height=480,pixelformat=YUYV &&
+        v4l2-ctl -d "$(node cap)" -c loop_video=1 -c osd_text_mode=2 && ln -sf "$(node out)" /tmp/camera-output
 }
 unplug_camera() { echo vivid.0 > $bus/vivid/unbind; }
-plug_camera() { echo vivid.0 > $bus/vivid/bind; camera_on; }
+plug_camera() {
+    echo vivid.0 > $bus/vivid/bind
+    # girasol was quicker than we, and what streams cannot be set any more: once more.
+    until set_camera; do
+        unplug_camera
+        sleep 0.5
+        echo vivid.0 > $bus/vivid/bind
+    done
+}
 unplug_microphone() { echo snd_aloop.0 > $bus/snd_aloop/unbind; }
 plug_microphone() { echo snd_aloop.0 > $bus/snd_aloop/bind; }
 
 # What microphone and camera get: /share/clip, each time that /share/clip/go appears.
 play() {
-    camera_on
+    set_camera || die 'vivid cannot be set'
     cp /share/player /tmp/player
     /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 /share/clip > /share/played 2>&1 &
     player=$!
