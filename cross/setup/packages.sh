@@ -93,7 +93,7 @@ board=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross libasound2-dev:arm64 qemu-sys
 add_architectures() {
     local missing=()
     for architecture in "$@"; do
-        dpkg --print-foreign-architectures | grep -qx "$architecture" || missing+=("$architecture")
+        grep -qx "$architecture" <<<"$(dpkg --print-foreign-architectures)" || missing+=("$architecture")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     for architecture in "${missing[@]}"; do

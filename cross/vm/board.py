@@ -405,9 +405,12 @@ stop
     check(not verdict.unexpected, f"unexpected: {[(e['label'], e['start']) for e in verdict.unexpected]}")
     degraded = [e for e in events if e["degraded"]]
     check(not degraded, f"degraded though both devices work: {degraded}")
-    state = result.states()[-1]
-    check(not state["shedding"] and state["counters"]["skipped"] == 0, f"snippets were skipped: {state}")
-    result.measure(f"{state['counters']['snippets']} snippets, none skipped; {state['rss_kib'] / 1024:.1f} MiB")
+    check(not any(s["shedding"] for s in result.states()), "load was shed")
+    last = re.search(r"stopped snippets=(\d+) skipped=(\d+) dropped=(\d+) .*rss_kib=(\d+)", result.log())
+    check(bool(last), f"no last words\n{result.tail()}")
+    snippets, skipped, dropped, rss = map(int, last.groups())
+    check(skipped == dropped == 0, f"{skipped} snippets skipped, {dropped} blocks or frames dropped")
+    result.measure(f"{snippets} snippets, none skipped; {rss / 1024:.1f} MiB")
     ended(result)
     return result
 

@@ -296,7 +296,10 @@ impl LiveListener for Service<'_> {
         if let Err(error) = self.emitter.flush() {
             tracing::error!("{error}");
         }
-        self.publish_state(status, self.clock.now());
+        let now = self.clock.now();
+        self.publish_state(status, now);
+        // In any case: the last counters are worth it.
+        self.send_state(now);
         if let Some(publisher) = self.publisher
             && publisher.status().connected
         {
