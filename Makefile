@@ -70,25 +70,43 @@ test-examples: ## the examples of consumers, as far as they need neither broker 
 test-rust: ## unit, property, integration and whole-program tests; the demo's profile, so dependencies compile once
 	$(CARGO) test --release --workspace --locked
 
-test-long: setup ## the long tiers: ignored tests (soak and the like), then 20 demo clips
-	$(CARGO) test --release --workspace --locked -- --ignored
-	@$(MAKE) --no-print-directory demo-seeds
+test-long: setup ## the long tiers: every fault with 10 000 events, 500 boards, then 20 demo clips
+	@$(MAKE) --no-print-directory test-faults test-fleet demo-seeds
 
-test-faults: setup ## 10 000 events through each kind of trouble, as a table; FAULT=kill (or another) for one; root for all
-	$(CARGO) test --release --workspace --locked --test faults -- --ignored --nocapture --test-threads=1
+# The long form of tests that `make test` runs small. FAULT: part of the name of one, like killed or half_open.
+FAULT ?=
+FAULT_TABLE := $(CURDIR)/target/faults.md
+
+test-faults: setup ## 10 000 events through each kind of trouble, as a table; FAULT=half_open (or another) for one; root for all
+	@rm -f $(FAULT_TABLE)
+	FAULT_EVENTS=10000 FAULT_TABLE=$(FAULT_TABLE) $(CARGO) test --release --workspace --locked --test faults -- \
+		--test-threads=1 matrix::$(FAULT) || code=$$?; \
+	echo '| fault | events | lost | copies | out of order | replayed | connections | recovery | back-off | CPU | CPU in all | |'; \
+	echo '| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |'; \
+	cat $(FAULT_TABLE); exit $${code:-0}
 
 # What `cargo fuzz` would pass; the coverage is what makes the fuzzer look for new ways.
 FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address -Ccodegen-units=1
 FUZZ_SECONDS ?= 60
+FUZZ := commands configuration manifest outbox jpeg wav y4m
+fuzz_cargo = RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) +nightly
+fuzz_to = --release --locked --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz --target $$(rustc -vV | sed -n 's/^host: //p')
 
-fuzz: ## look for input that breaks a parser, FUZZ_SECONDS each; needs a nightly Rust
-	@for target in outbox; do \
+fuzz: ## look for input that breaks a parser, FUZZ_SECONDS for each of FUZZ='commands wav ...'; needs a nightly Rust
+	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
+		echo 'make fuzz needs a nightly Rust: rustup toolchain install nightly --profile minimal' >&2; exit 69; \
+	fi
+	@mkdir -p .cache/fuzz/manifest && cp models/bundle/manifest.json .cache/fuzz/manifest/shipped
+	$(fuzz_cargo) build $(fuzz_to)
+	@for target in $(FUZZ); do \
+		echo "fuzz: $$target"; \
 		mkdir -p .cache/fuzz/$$target; \
-		RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) +nightly run --release --locked --manifest-path tests/fuzz/Cargo.toml \
-			--target $$(rustc -vV | sed -n 's/^host: //p') --bin $$target -- \
-			-max_total_time=$(FUZZ_SECONDS) -max_len=20000 -len_control=0 -rss_limit_mb=512 .cache/fuzz/$$target; \
+		$(fuzz_cargo) run --quiet $(fuzz_to) --bin $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=50000 \
+			-len_control=20 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=10 -verbosity=0 -print_final_stats=1 \
+			-artifact_prefix=.cache/fuzz/$$target- .cache/fuzz/$$target \
+			$$(find tests/fuzz/seeds -mindepth 1 -maxdepth 1 -name $$target); \
 	done
 
 test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and Armv9; needs qemu-user and an arm64 gcc
@@ -104,7 +122,7 @@ miri: ## the integer operators' tests under Miri, if a nightly toolchain with Mi
 	@bash cross/arm/miri.sh
 
 test-fleet: setup ## 500 publishers against one mosquitto: no cross-talk, every event once, what a board costs
-	ulimit -n 8192; $(CARGO) test --release --workspace --locked --test fleet -- --ignored --nocapture
+	ulimit -n 8192; FLEET_BOARDS=500 $(CARGO) test --release --workspace --locked --test fleet -- --nocapture
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle

@@ -3,7 +3,7 @@
 
     record.py events.db [--host HOST] [--port PORT] [--prefix girasol]
 
-A persistent session (MQTT 5) lets the broker keep what comes while this program is away. Needs paho-mqtt 2.
+A Session Expiry Interval (MQTT 5) lets the broker keep what comes while this program is away. Needs paho-mqtt 2.
 """
 
 import argparse
@@ -76,9 +76,9 @@ def main():
         client.ack(message.mid, message.qos)
 
     client.on_connect, client.on_message = on_connect, on_message
-    session = Properties(PacketTypes.CONNECT)
-    session.SessionExpiryInterval = 7 * 24 * 3600
-    client.connect(arguments.host, arguments.port, clean_start=False, properties=session)
+    week = Properties(PacketTypes.CONNECT)
+    week.SessionExpiryInterval = 7 * 24 * 3600
+    client.connect(arguments.host, arguments.port, clean_start=False, properties=week)
     client.loop_forever()
 
 

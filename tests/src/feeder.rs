@@ -14,7 +14,7 @@ use crate::wait_until;
 /// A device that publishes numbered events. Killed when dropped.
 #[derive(Debug)]
 pub struct Feeder {
-    /// Its configuration, log and outbox.
+    /// Its configuration, log and state.
     dir: PathBuf,
     total: u64,
     rate: f64,
@@ -57,16 +57,15 @@ impl Status {
 
 impl Feeder {
     /// Prepares a device that publishes `total` events, `rate` a second. `config` is the rest of its configuration; its
-    /// outbox is in `outbox` below `dir`.
+    /// state is in `state` below `dir`.
     ///
     /// # Panics
     /// When `dir` cannot be written.
     #[must_use]
     pub fn new(dir: &Path, total: u64, rate: f64, config: &str) -> Self {
-        let outbox = dir.join("outbox");
         let config = format!(
-            "[device]\nname = \"porch\"\n\n[outbox]\ndirectory = \"{}\"\nsize_mib = 16\n{config}",
-            outbox.display()
+            "[device]\nname = \"porch\"\n\n[state]\ndirectory = \"{}\"\n\n[outbox]\nsize_mib = 16\n{config}",
+            dir.join("state").display()
         );
         fs::write(dir.join("girasol.toml"), config).expect("a configuration");
         let (child, starts, prefix, preload) = (None, 0, Vec::new(), None);

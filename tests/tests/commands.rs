@@ -1,10 +1,21 @@
 //! Commands and Home Assistant's discovery: the program, replaying in real time, operated through a real mosquitto.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test: it may panic, measures real time, and says what it measured"
+)]
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use girasol_tests::{
-    Broker, Received, Running, Subscriber, bundle, eager_config, girasol, keeps_to_schema, media,
+    Broker, Received, Running, Subscriber, bundle, eager_config, girasol, keeps_to_schema, media, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -219,6 +230,77 @@ fn a_question_is_answered_in_time(scene: &Scene) {
     let (correlation, payload) = answered.split_once(' ').unwrap_or_else(|| panic!("no answer: {answered}"));
     assert_eq!(correlation, "c0ffee");
     holds("response", &serde_json::from_str(payload.trim()).unwrap());
+}
+
+/// How late the snippets were done, in milliseconds after their ends, and how many were left out among them.
+struct Lateness {
+    median: f64,
+    worst: f64,
+    skipped: u64,
+}
+
+impl Scene {
+    /// Of the snippets from number `from` of those reported.
+    fn lateness(&self, from: usize) -> Lateness {
+        let said = self.running.stderr();
+        let whole = said.rfind('\n').map_or("", |end| &said[..end]);
+        let steps = whole.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        let steps = steps.filter_map(|s| Some((s["snippet"].as_u64()?, s["late_ms"].as_f64()?)));
+        let steps: Vec<_> = steps.skip(from).collect();
+        let mut late: Vec<_> = steps.iter().map(|(_, late)| *late).collect();
+        late.sort_by(f64::total_cmp);
+        let span = steps.last().unwrap().0 - steps[0].0 + 1;
+        let skipped = span - u64::try_from(steps.len()).unwrap();
+        Lateness { median: late[late.len() / 2], worst: late[late.len() - 1], skipped }
+    }
+
+    /// Asks for as long as `snippets` last, the next question as soon as one is answered (twice a second at most: more is
+    /// not listened to); returns how long each answer took.
+    fn storm(&self, snippets: usize) -> Vec<Duration> {
+        let mut asker = Command::new("mosquitto_pub")
+            .args(["-V", "5", "-q", "1", "-p", &self.broker.port().to_string(), "-l"])
+            .args(["-t", "girasol/porch/command/ask"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut to = asker.stdin.take().unwrap();
+        let (end, mut took) = (self.snippets() + snippets, Vec::new());
+        while self.snippets() < end {
+            let (id, asked) = (format!("storm-{end}-{}", took.len()), Instant::now());
+            writeln!(to, "{}", json!({"id": id, "question": "is anyone speaking?"})).unwrap();
+            let answer = self.wait("girasol/porch/response", 0, |r| r["id"] == id.as_str());
+            took.push(asked.elapsed());
+            assert_eq!(answer["ok"], true, "{answer}");
+            let _ = wait_until(Duration::from_millis(500).saturating_sub(asked.elapsed()), || false);
+        }
+        drop(to);
+        let _ = asker.wait();
+        took
+    }
+}
+
+/// Beside the same program a moment before, without questions; on a machine that does other things, in one of a few tries.
+/// How long an answer takes on any machine is in `ask.rs`.
+#[test]
+fn questions_cost_no_snippet() {
+    const SNIPPETS: usize = 8;
+    let scene = Scene::start("[commands]\nenabled = true\n");
+    let good = (0..5).any(|_| {
+        let from = scene.snippets();
+        wait_until(SOON, || scene.snippets() >= from + SNIPPETS).unwrap();
+        let (without, from) = (scene.lateness(from), scene.snippets());
+        let mut took = scene.storm(SNIPPETS);
+        let with = scene.lateness(from);
+        took.sort();
+        let (answers, median, longest) = (took.len(), took[took.len() / 2], took[took.len() - 1]);
+        println!(
+            "{answers} answers after {median:.1?}, at most {longest:.1?}; snippets done {:.0} ms (at most {:.0}) after their \
+             ends, {:.0} (at most {:.0}) without questions; {} skipped, {} without",
+            with.median, with.worst, without.median, without.worst, with.skipped, without.skipped
+        );
+        with.skipped == 0 && with.median < without.median + 100.0 && answers > 1
+    });
+    assert!(good);
 }
 
 fn wrong_commands_have_their_outcomes(scene: &Scene) {

@@ -1,5 +1,10 @@
-//! Five hundred boards on one mosquitto: the real publisher and event engine, synthetic scores. `make test-fleet`.
-#![allow(clippy::unwrap_used, reason = "tests")]
+//! Many boards on one mosquitto: the real publisher and event engine, synthetic scores. `make test` starts 20 of them,
+//! `make test-fleet` 500 (`FLEET_BOARDS`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test: it may panic, and says what it measured"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +24,6 @@ use girasol_model::{Bundle, Manifest};
 use girasol_tests::{Broker, Received, Subscriber, bundle, keeps_to_schema};
 use serde_json::Value;
 
-const BOARDS: usize = 500;
 /// A minute of life each.
 const SNIPPETS: i64 = 64;
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -59,9 +63,9 @@ impl Board {
     fn step(&mut self, index: i64, number: usize, manifest: &Manifest) {
         let labels = &manifest.labels;
         let mut audible = vec![0.01; labels.audible.len()];
-        let chosen = number % labels.audible.len();
+        let enabled: Vec<_> = (0..audible.len()).filter(|&n| labels.audible[n].enabled).collect();
         if (index + i64::try_from(number).unwrap()) % 16 < 6 {
-            audible[chosen] = 0.97;
+            audible[enabled[number % enabled.len()]] = 0.999;
         }
         let (visible, source) = (vec![0.01; labels.visible.len()], vec![0.5; labels.audible.len()]);
         let start = MonoTime(index * 960_000_000);
@@ -107,9 +111,14 @@ fn events(received: &[Received]) -> Vec<&Received> {
     received.iter().filter(|r| r.topic.ends_with("/event")).collect()
 }
 
+fn boards_wanted() -> usize {
+    std::env::var("FLEET_BOARDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
+}
+
+/// Five hundred need some 3 000 file descriptors.
 #[test]
-#[ignore = "long, and needs some 3 000 file descriptors: make test-fleet"]
-fn five_hundred_boards_keep_apart_and_every_event_arrives_once() {
+fn boards_keep_apart_and_every_event_arrives_once() {
+    let wanted = boards_wanted();
     let mut broker = Broker::prepare(BROKER);
     fs::write(broker.dir().join("acl"), ACL).unwrap();
     broker.restart();
@@ -119,7 +128,7 @@ fn five_hundred_boards_keep_apart_and_every_event_arrives_once() {
 
     let before = (resident_kib("self"), cpu_seconds("self"));
     let url = broker.url();
-    let mut boards: Vec<_> = (0..BOARDS).map(|n| Board::start(n, &url, &manifest)).collect();
+    let mut boards: Vec<_> = (0..wanted).map(|n| Board::start(n, &url, &manifest)).collect();
     for board in &boards {
         assert!(board.publisher.wait_connected(PATIENCE), "{}: {:?}", board.name, board.publisher.status());
     }
@@ -140,13 +149,16 @@ fn five_hundred_boards_keep_apart_and_every_event_arrives_once() {
     assert_eq!(boards[0].publisher.status().outbox.poison, 1);
 
     let total: usize = boards.iter().map(|b| b.said.len()).sum();
-    assert!(total > BOARDS * 4, "{total}");
+    assert!(total > wanted * 4, "{total}");
     let received = seen.wait(PATIENCE, |r| events(r).len() >= total);
     let mut heard = BTreeMap::<String, Vec<String>>::new();
     let mut ids = BTreeSet::new();
     for message in events(&received) {
         let event: Value = serde_json::from_str(&message.payload).unwrap();
-        assert!(keeps_to_schema("event", &event).is_empty() || ids.len() > 200, "{event}");
+        // Making the validator anew each time takes longer than everything else here.
+        if ids.len() < 200 {
+            assert!(keeps_to_schema("event", &event).is_empty(), "{event}");
+        }
         let device = event["device"].as_str().unwrap_or_default().to_owned();
         assert_eq!(message.topic, format!("girasol/{device}/event"), "cross-talk");
         assert!(
@@ -156,6 +168,7 @@ fn five_hundred_boards_keep_apart_and_every_event_arrives_once() {
         heard.entry(device).or_default().push(message.payload.clone());
     }
     for board in &boards {
+        assert!(board.said.len() >= 4, "{} has little to say: {:?}", board.name, board.said);
         assert_eq!(heard.get(&board.name), Some(&board.said), "{}: all, in order", board.name);
     }
     let across: BTreeSet<_> = boards.iter().flat_map(|b| &b.said).collect();
@@ -168,12 +181,12 @@ fn five_hundred_boards_keep_apart_and_every_event_arrives_once() {
 
     let (messages, bytes) = (total as f64, boards.iter().map(|b| b.bytes).sum::<usize>() as f64);
     println!(
-        "{BOARDS} boards, {total} messages, shared {shares:?}: per board {:.0} KiB and {:.2} ms of CPU to connect; per message \
+        "{wanted} boards, {total} messages, shared {shares:?}: per board {:.0} KiB and {:.2} ms of CPU to connect; per message \
          {:.0} bytes of topic and payload, {:.0} us of CPU for event, queue, TCP and acknowledgement; {:.0} KiB a board at the end",
-        (connected.0 - before.0) / BOARDS as f64,
-        (connected.1 - before.1) * 1e3 / BOARDS as f64,
+        (connected.0 - before.0) / wanted as f64,
+        (connected.1 - before.1) * 1e3 / wanted as f64,
         bytes / messages,
         (done.1 - connected.1) * 1e6 / messages,
-        (done.0 - before.0) / BOARDS as f64,
+        (done.0 - before.0) / wanted as f64,
     );
 }

@@ -15,7 +15,8 @@
 
 A stage skips what it finds done for the same inputs (hashes of files), and resumes what was interrupted; everything is
 seeded. Encoders that are in the work directory are used as they are. `final` needs the girasol program (`make build`).
-A GPU is used by nothing here: every step is small. Defaults of --data and --work are GIRASOL_DATA and GIRASOL_WORK.
+Training uses a GPU if torch sees one (so far tried with fake tensors only). Defaults of --data and --work are
+GIRASOL_DATA and GIRASOL_WORK.
 """
 
 from __future__ import annotations
@@ -313,7 +314,8 @@ def run_evaluate(job: Job) -> None:
     note("quiet", evaluate.quiet_report(streamer, sounds, views, rules, count, QUIET["seed"]))
     note("sentences", evaluate.sentence_scores(streamer, pool, 5 if job.small else 200))
     note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test"), rules))
-    note("clips", evaluate.clip_accuracy(streamer, ad.load_clips(job.data, job.work, "test")))
+    clips = {split: ad.load_clips(job.data, job.work, split) for split in ("test", "val")}
+    note("clips", evaluate.clip_accuracy(streamer, clips["test"], clips["val"]))
     note("onset", evaluate.onset_sweep(streamer, sounds, rules, phases=2 if job.small else 8))
     finished(job, "evaluate", inputs)
 

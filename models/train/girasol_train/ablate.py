@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import stories
+from . import device, stories
 from .audio_data import write_atomic
 from .calibrate import average_precision
 from .fusion import Fusion, FusionConfig
@@ -40,6 +40,7 @@ from .train_fusion import (
     draw_scene,
     draw_texts,
     losses,
+    moved,
     parameter_groups,
     text_logits,
     total_loss,
@@ -116,7 +117,8 @@ def muted(batch: dict[str, Tensor], without: str) -> dict[str, Tensor]:
 
 def fit(pool: Pool, variant: Variant, seed: int, steps: int) -> Fusion:
     torch.manual_seed(seed)
-    fusion = Fusion(geometry(variant))
+    where = device.best()
+    fusion = Fusion(geometry(variant)).to(where)
     optimiser = torch.optim.AdamW(parameter_groups(fusion), lr=LEARNING_RATE, betas=(0.9, 0.98))
     fusion.train()
     for step in range(steps):
@@ -127,7 +129,7 @@ def fit(pool: Pool, variant: Variant, seed: int, steps: int) -> Fusion:
         noise = torch.Generator().manual_seed(step)
         for name in ("audio", "video"):
             batch[name] = batch[name] + TOKEN_NOISE * torch.randn(batch[name].shape, generator=noise)
-        found = losses(fusion, batch, draw_texts(rng, drawn))
+        found = losses(fusion, moved(batch, where), moved(draw_texts(rng, drawn), where))
         if not variant.next_loss:
             del found["next"]
         progress = step / steps
@@ -138,7 +140,7 @@ def fit(pool: Pool, variant: Variant, seed: int, steps: int) -> Fusion:
         total_loss(found).backward()
         nn.utils.clip_grad_norm_(fusion.parameters(), 2.0)
         optimiser.step()
-    return fusion.eval()
+    return fusion.cpu().eval()
 
 
 @torch.no_grad()

@@ -79,13 +79,7 @@ def rounding_cost(rounded_: dict[str, calibrate.Outcome], plain: dict[str, calib
                 return intervals.mean_ap(score[picked], o.target[picked], o.weight[picked])
 
             def macro_f1(picked, o=outcome, score=score, on=on):
-                values = []
-                for i in range(len(o.ids)):
-                    known = o.weight[picked][..., i] >= 0.5
-                    true = o.target[picked][..., i][known] >= 0.5
-                    if true.any():
-                        values.append(intervals.f1(score[picked][..., i][known] >= on[i], true))
-                return float(np.mean(values)) if values else float("nan")
+                return intervals.macro_f1(score[picked] >= on, o.target[picked], o.weight[picked])
 
             figures |= {f"{kind} mAP {name}": mean_ap, f"{kind} macro F1 {name}": macro_f1}
         pairs += [(f"{kind} {m} int8", f"{kind} {m} f32") for m in ("mAP", "macro F1")]
@@ -258,22 +252,38 @@ def quiet_report(
 # ---------------------------------------------------------------- clips and pictures
 
 
-def clip_accuracy(streamer: Streamer, clips: list[ad.Clip]) -> dict[str, Any]:
-    """Each clip alone, from fresh state, without a camera: is its label the loudest of the 39?"""
-    audible = [i for i, name in enumerate(AUDIBLE_IDS) if name != ad.PHONE_RING]
-    hits: dict[str, list[bool]] = {}
+def clip_scores(streamer: Streamer, clips: list[ad.Clip]) -> np.ndarray:
+    """[clips, labels]: mean probability over each clip alone, from fresh state, without a camera."""
+    rows = []
     for clip in clips:
         count = max(1, -(-len(clip.samples) // SNIPPET_SAMPLES))
         wave = np.zeros(CARRY_SAMPLES + count * SNIPPET_SAMPLES, np.float32)
         wave[CARRY_SAMPLES : CARRY_SAMPLES + len(clip.samples)] = clip.wave()
         mel = log_mel(np.lib.stride_tricks.sliding_window_view(wave, PATCH_SAMPLES)[::SNIPPET_SAMPLES])
-        logits = stream_scene(streamer, mel, None)["audible"]
-        p = 1.0 / (1.0 + np.exp(-logits[:, audible]))
-        hits.setdefault(clip.label, []).append(AUDIBLE_IDS[audible[int(p.mean(axis=0).argmax())]] == clip.label)
+        rows.append((1.0 / (1.0 + np.exp(-stream_scene(streamer, mel, None)["audible"]))).mean(axis=0))
+    return np.stack(rows)
+
+
+def named(score: np.ndarray, silence: float) -> list[str]:
+    """The loudest class; `background`, which a scene can have beside anything, where no other reaches `silence`."""
+    classes = [i for i, name in enumerate(AUDIBLE_IDS) if name not in (ad.PHONE_RING, "background")]
+    best = score[:, classes].argmax(axis=1)
+    reached = score[:, classes].max(axis=1) >= silence
+    return [AUDIBLE_IDS[classes[b]] if there else "background" for b, there in zip(best, reached, strict=True)]
+
+
+def clip_accuracy(streamer: Streamer, clips: list[ad.Clip], validation: list[ad.Clip]) -> dict[str, Any]:
+    """One of 39 classes per clip. What counts as nothing but background is set on the validation clips."""
+    score, known = clip_scores(streamer, validation), [clip.label for clip in validation]
+    right = lambda limit: np.mean([a == b for a, b in zip(named(score, limit), known, strict=True)])  # noqa: E731
+    silence = float(max(np.linspace(0.02, 0.6, 30), key=right))
+    hits: dict[str, list[bool]] = {}
+    for clip, said in zip(clips, named(clip_scores(streamer, clips), silence), strict=True):
+        hits.setdefault(clip.label, []).append(said == clip.label)
     flat = [h for rows in hits.values() for h in rows]
     recall = {label: float(np.mean(rows)) for label, rows in hits.items()}
     return {"clips": len(flat), "accuracy": float(np.mean(flat)), "macro_recall": float(np.mean(list(recall.values()))),
-            "recall": recall}  # fmt: skip
+            "silence": silence, "validation_accuracy": float(right(silence)), "recall": recall}  # fmt: skip
 
 
 def picture_scores(streamer: Streamer, pictures: list[vd.Picture], rules: Rules) -> dict[str, dict[str, float]]:

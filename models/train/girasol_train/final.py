@@ -4,6 +4,7 @@
 95 % intervals from resampled clips, paired where two systems saw the same clips:
 
 - the same head on YAMNet's embedding, fitted on the composed training tracks, and YAMNet as it comes (zero-shot);
+- the same bundle with its encoders in f32;
 - YOLOX-nano on the same frames, for persons and for the other tags it knows;
 - "source in view" by the model and by the rule "one of its sources is seen";
 - the decoder's captions against a template over the same scores, its answers against the history of the same scores.
@@ -27,9 +28,10 @@ from . import clips as cl
 from . import evaluate, scenes, stories, text
 from .audio_encoder import load_yamnet
 from .calibrate import average_precision
+from .count import count as count_macs
 from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SNIPPET_SAMPLES, log_mel
 from .fusion import SNIPPET_SECONDS
-from .intervals import f1, intervals, mean_ap
+from .intervals import f1, intervals, macro_f1, mean_ap
 from .labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS, VISIBLE_INDEX
 from .train_fusion import maker_matrix
 
@@ -43,7 +45,7 @@ COCO = {
     "motorbike": ("motorcycle", "bicycle"), "train": ("train",), "aircraft": ("airplane",), "boat": ("boat",),
     "screen": ("tv", "laptop", "cell_phone", "cell phone"),
 }  # fmt: skip
-YOLOX_SCORE = 0.3
+YOLOX, YOLOX_SCORE = pathlib.Path("teachers") / "yolox-nano" / "yolox_nano.onnx", 0.3
 Table = dict[str, np.ndarray]
 
 
@@ -61,11 +63,13 @@ def program() -> str:
     return found
 
 
-def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path) -> tuple[dict[str, Any], list[dict]]:
+def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path, arithmetic: str = "int8"
+                ) -> tuple[dict[str, Any], list[dict]]:  # fmt: skip
     """`girasol eval` on a folder of clips: its report and its predictions."""
-    predictions = out / "predictions.jsonl"
-    command = [program(), "eval", str(folder), "--bundle", str(bundle), "--truth", str(folder / "truth.tsv"),
-               "--predictions", str(predictions), "--json"]  # fmt: skip
+    predictions, settings = out / f"predictions-{arithmetic}.jsonl", out / f"{arithmetic}.toml"
+    settings.write_text(f'[model]\narithmetic = "{arithmetic}"\n')
+    command = [program(), "eval", str(folder), "--config", str(settings), "--bundle", str(bundle),
+               "--truth", str(folder / "truth.tsv"), "--predictions", str(predictions), "--json"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"girasol eval failed ({done.returncode}): {done.stderr.strip().splitlines()[-1:]}")
@@ -92,6 +96,14 @@ def as_table(lines: list[dict], names: list[str]) -> Table:
 
 
 # ---------------------------------------------------------------- peers
+
+
+def kept(path: pathlib.Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What a peer says does not depend on our bundle: stored beside what it was made from."""
+    if not path.exists():
+        scenes.save_npz(path, make())
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def clip_mel(folder: pathlib.Path, names: list[str]) -> np.ndarray:
@@ -131,19 +143,26 @@ def zero_shot(data: pathlib.Path, logits: np.ndarray) -> tuple[np.ndarray, froze
 
 
 def embedding_head(data: pathlib.Path, work: pathlib.Path, shards: int = 12) -> Callable[[np.ndarray], np.ndarray]:
-    """One linear layer on YAMNet's embedding, fitted on the composed training tracks as our own heads are."""
-    mel, target, weight = [], [], []
-    for path in scenes.shard_paths(work, "audio", "train")[:shards]:
-        with np.load(path) as shard:
-            mel.append(shard["mel"].astype(np.float32).reshape(-1, *shard["mel"].shape[2:]))
-            target.append(shard["audible"].reshape(-1, len(AUDIBLE_IDS)))
-            weight.append(shard["audible_weight"].reshape(-1, len(AUDIBLE_IDS)))
-    features = yamnet_outputs(data, np.concatenate(mel))[1]
-    mean, deviation = features.mean(0), features.std(0) + 1e-3
-    x = torch.from_numpy((features - mean) / deviation)
-    y, w = (torch.from_numpy(np.concatenate(v).astype(np.float32)) for v in (target, weight))
+    """One linear layer on the logarithm of YAMNet's embedding (a third better than on the embedding itself, which is
+    sparse), fitted on the composed training tracks as our own heads are."""
+    paths = scenes.shard_paths(work, "audio", "train")[:shards]
+
+    def make() -> dict[str, np.ndarray]:
+        columns: dict[str, list[np.ndarray]] = {"embedding": [], "audible": [], "audible_weight": []}
+        for path in paths:
+            with np.load(path) as shard:
+                mel = shard["mel"].astype(np.float32).reshape(-1, *shard["mel"].shape[2:])
+                columns["embedding"].append(yamnet_outputs(data, mel)[1])
+                for name in ("audible", "audible_weight"):
+                    columns[name].append(shard[name].reshape(-1, len(AUDIBLE_IDS)).astype(np.float32))
+        return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+    fit = kept(paths[0].parent / f"yamnet-train-{len(paths)}.npz", make)
+    shape = lambda e: np.log1p(2.0 * np.maximum(e, 0.0))  # noqa: E731
+    x, y, w = (torch.from_numpy(a) for a in (shape(fit["embedding"]), fit["audible"], fit["audible_weight"]))
     torch.manual_seed(0)
     layer = torch.nn.Linear(x.shape[1], y.shape[1])
+    torch.nn.init.constant_(layer.bias, -3.0)
     optimiser = torch.optim.AdamW(layer.parameters(), lr=3e-3, weight_decay=0.1)
     for epoch in range(12):
         for group in optimiser.param_groups:
@@ -155,10 +174,10 @@ def embedding_head(data: pathlib.Path, work: pathlib.Path, shards: int = 12) -> 
             optimiser.step()
     with torch.no_grad():
         matrix, bias = layer.weight.numpy().copy(), layer.bias.numpy().copy()
-    return lambda e: (e - mean) / deviation @ matrix.T + bias
+    return lambda e: shape(e) @ matrix.T + bias
 
 
-def yolox_scores(data: pathlib.Path, folder: pathlib.Path, names: list[str]) -> np.ndarray | None:
+def yolox_scores(data: pathlib.Path, folder: pathlib.Path, names: list[str]) -> np.ndarray:
     """[clips, snippets, visible labels]: YOLOX-nano's best score per label over a snippet's two frames.
 
     It sees what our encoder sees, 128 x 96 scaled up to its own 416 x 416: that is the comparison on equal pictures; on
@@ -167,12 +186,9 @@ def yolox_scores(data: pathlib.Path, folder: pathlib.Path, names: list[str]) -> 
     import cv2
     import onnxruntime
 
-    network = data / "teachers" / "yolox-nano" / "yolox_nano.onnx"
-    if not network.exists():
-        return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(network, options)
+    session = onnxruntime.InferenceSession(data / YOLOX, options)
     coco = (data / "teachers" / "coco80_names.txt").read_text().split("\n")
     columns = {v: [coco.index(n) for n in wanted if n in coco] for v, wanted in COCO.items()}
     out = np.zeros((len(names), scenes.SNIPPETS, len(VISIBLE_IDS)), np.float32)
@@ -280,19 +296,24 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
                    split: str = "final", count: int = CLIPS, shards: int = 12) -> dict[str, Any]:  # fmt: skip
     folder = cl.compose(data, work, split, count, SEED)
     report, lines = run_program(folder, bundle, work)
+    _, exact_lines = run_program(folder, bundle, work, "f32")
     with np.load(folder / "truth.npz") as stored:
         truth = {key: stored[key] for key in stored.files}
     names = [f"{n:04d}.wav" if not there[1] else f"{n:04d}.y4m" for n, there in enumerate(truth["present"])]
-    table = as_table(lines, names)
+    table, exact = as_table(lines, names), as_table(exact_lines, names)
     heard, seen = truth["present"][:, 0], truth["present"][:, 1]
     truth["audible_weight"] = truth["audible_weight"] * heard[:, None, None]
     truth["visible_weight"] = truth["visible_weight"] * seen[:, None, None]
 
-    mel = clip_mel(folder, names)
-    logits, embeddings = yamnet_outputs(data, mel.reshape(-1, *mel.shape[2:]))
+    def teach() -> dict[str, np.ndarray]:
+        mel = clip_mel(folder, names)
+        return dict(zip(("logits", "embedding"), yamnet_outputs(data, mel.reshape(-1, *mel.shape[2:])), strict=True))
+
+    peer = kept(folder / "yamnet.npz", teach)
+    logits, embeddings = peer["logits"], peer["embedding"]
     zero, missing = zero_shot(data, logits)
     head = embedding_head(data, work, shards)(embeddings)
-    shape = (*mel.shape[:2], len(AUDIBLE_IDS))
+    shape = (*table["audible"].shape[:2], len(AUDIBLE_IDS))
     systems = {"girasol": table["audible"], "head on YAMNet": head.reshape(shape)}
     all_but = frozenset({BACKGROUND})
     audible = {name: (lambda p, s=s: mean_ap(s[p], truth["audible"][p], truth["audible_weight"][p], all_but))
@@ -305,7 +326,8 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
     pairs = [("girasol", "head on YAMNet"), ("girasol, YAMNet's labels", "YAMNet, YAMNet's labels")]
     result: dict[str, Any] = {"split": split, "clips": count, "runtime": report}
     result["audible_map"] = intervals(audible, count, pairs, RESAMPLES)
-    result["visible"] = visible(data, folder, names, table, truth, rules)
+    result["rounding"] = rounding(table, exact, truth, rules)
+    result["visible"] = visible(data, bundle, folder, names, table, truth, rules)
     result["source"] = source(table, truth)
     result["sentences"] = sentences(table, truth, rules, names)
     questions = json.loads((folder / "questions.json").read_text())
@@ -313,10 +335,27 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
     return result
 
 
-def visible(data: pathlib.Path, folder: pathlib.Path, names: list[str], table: Table, truth: Table,
-            rules: evaluate.Rules) -> dict[str, Any]:  # fmt: skip
-    """mAP, and F1 per tag beside YOLOX-nano's on the same frames (if the kit has that network)."""
-    detector = yolox_scores(data, folder, names)
+def rounding(table: Table, exact: Table, truth: Table, rules: evaluate.Rules) -> dict[str, dict[str, float]]:
+    """What the encoders' int8 costs: the runtime's scores in int8 and in f32 on the same clips, paired."""
+    figures: dict[str, Callable[[np.ndarray], float]] = {}
+    for kind, ids in (("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS)):
+        target, weight = truth[kind], truth[f"{kind}_weight"]
+        on = np.array([rules[kind][name]["thresholds"]["best_f1"]["on"] for name in ids])
+        for name, scores in (("int8", table[kind]), ("f32", exact[kind])):
+            figures[f"{kind} mAP {name}"] = lambda p, s=scores, t=target, w=weight: mean_ap(s[p], t[p], w[p])
+            figures[f"{kind} macro F1 {name}"] = lambda p, s=scores, t=target, w=weight, on=on: macro_f1(
+                s[p] >= on, t[p], w[p]
+            )
+    pairs = [(f"{k} {m} int8", f"{k} {m} f32") for k in ("audible", "visible") for m in ("mAP", "macro F1")]
+    return intervals(figures, len(target), pairs, RESAMPLES)
+
+
+def visible(data: pathlib.Path, bundle: pathlib.Path, folder: pathlib.Path, names: list[str], table: Table,
+            truth: Table, rules: evaluate.Rules) -> dict[str, Any]:  # fmt: skip
+    """mAP, and F1 per tag and work per frame beside YOLOX-nano's on the same frames (if the kit has that network)."""
+    detector = None
+    if (data / YOLOX).exists():
+        detector = kept(folder / "yolox.npz", lambda: {"score": yolox_scores(data, folder, names)})["score"]
     known = truth["visible_weight"] >= 0.5
     true = truth["visible"] >= 0.5
     figures = {"girasol mAP": lambda p: mean_ap(table["visible"][p], truth["visible"][p], truth["visible_weight"][p])}
@@ -335,7 +374,11 @@ def visible(data: pathlib.Path, folder: pathlib.Path, names: list[str], table: T
         pair = {"girasol": ours} if detector is None else {"girasol": ours, "YOLOX-nano": theirs}
         both = [] if detector is None else [("girasol", "YOLOX-nano")]
         tags[label] |= intervals(pair, len(names), both, RESAMPLES)
-    return {"map": intervals(figures, len(names), [], RESAMPLES), "tags": tags}
+    result = {"map": intervals(figures, len(names), [], RESAMPLES), "tags": tags}
+    if detector is not None:
+        result["macs"] = {"girasol": count_macs(bundle / "video_encoder.onnx")["macs"],
+                          "YOLOX-nano": count_macs(data / YOLOX)["macs"]}  # fmt: skip
+    return result
 
 
 def source(table: Table, truth: Table) -> dict[str, Any]:

@@ -24,6 +24,17 @@ def f1(said: np.ndarray, true: np.ndarray) -> float:
     return float(2.0 * (said & true).sum() / max(1, said.sum() + true.sum()))
 
 
+def macro_f1(said: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
+    """Over the labels that occur; arrays [clips, snippets, labels]."""
+    values = []
+    for label in range(said.shape[-1]):
+        known = weight[..., label] >= 0.5
+        true = target[..., label][known] >= 0.5
+        if true.any():
+            values.append(f1(said[..., label][known], true))
+    return float(np.mean(values)) if values else float("nan")
+
+
 def intervals(figures: dict[str, Callable[[np.ndarray], float]], count: int, pairs: Sequence[tuple[str, str]],
               resamples: int, seed: int = 37) -> dict[str, dict[str, float]]:  # fmt: skip
     """Each figure over all clips with its 95 % bootstrap interval, and the paired differences of `pairs`.

@@ -29,6 +29,7 @@ from torch import nn
 
 from . import audio_data as ad
 from . import audio_patches as ap
+from . import device
 from .audio_encoder import (
     TOKEN_WIDTH,
     AudioEncoder,
@@ -117,11 +118,11 @@ class Trainer:
     """State of a run that can be put away and taken up again."""
 
     def __init__(self, data: pathlib.Path, work: pathlib.Path, recipe: Recipe):
-        self.data, self.work, self.recipe = data, work, recipe
-        self.teacher: YamNet = load_yamnet(data)
+        self.data, self.work, self.recipe, self.device = data, work, recipe, device.best()
+        self.teacher: YamNet = load_yamnet(data).to(self.device)
         resumed = self.state_file.exists()
-        self.encoder = AudioEncoder() if resumed else initial_encoder(data, work)
-        self.heads = Heads()
+        self.encoder = (AudioEncoder() if resumed else initial_encoder(data, work)).to(self.device)
+        self.heads = Heads().to(self.device)
         self.encoder.train().requires_grad_(True)
         self.average = copy.deepcopy(nn.ModuleList([self.encoder, self.heads]))
         rates = ((self.encoder.trunk, recipe.trunk_rate), (self.encoder.project, recipe.head_rate),
@@ -186,7 +187,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["top"] * warm * (0.02 + 0.49 * (1.0 + math.cos(math.pi * progress)))
         rng = np.random.default_rng([recipe.seed, self.step])
-        mel, target, weight = (torch.from_numpy(a) for a in self.composer.batch(rng, recipe.batch))
+        mel, target, weight = (torch.from_numpy(a).to(self.device) for a in self.composer.batch(rng, recipe.batch))
         tokens, scores, embedding = self._forward(mel[:, None], frozen)
         if self.step == 0:
             self.embedding_std = float(embedding.std())
@@ -233,7 +234,7 @@ class Trainer:
 
     def _report(self, losses: np.ndarray) -> None:
         """Validate the averaged weights; the best so far becomes the encoder's checkpoint."""
-        encoder, heads = self.average
+        encoder, heads = device.on_cpu(self.average)
         encoder.eval()
         truth = class_of(self.validation)
         real = truth < len(ad.AUDIO_CLASSES)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import scenes, stories, text
+from . import device, scenes, stories, text
 from .fusion import SNIPPET_SECONDS, Fusion, FusionConfig
 from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
 from .video_encoder import save_atomically
@@ -189,6 +189,10 @@ def collate(batch: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.stack([scene[name] for scene in batch])) for name in batch[0]}
 
 
+def moved(batch: dict[str, Tensor] | None, where: torch.device) -> dict[str, Tensor] | None:
+    return batch and {name: value.to(where) for name, value in batch.items()}
+
+
 def draw_texts(rng: np.random.Generator, batch: list[dict[str, np.ndarray]], make: stories.Maker = stories.sample
                ) -> dict[str, Tensor] | None:  # fmt: skip
     """Prompts and answers at random moments: scene and moment indices, tokens, targets (-100 = no loss)."""
@@ -216,7 +220,7 @@ def text_logits(fusion: Fusion, out: dict[str, Tensor], texts: dict[str, Tensor]
     """Decoder logits over each text's own window."""
     b, t = texts["scene"], texts["moment"]
     start = out["start"]
-    places = torch.arange(start.shape[1])
+    places = torch.arange(start.shape[1], device=start.device)
     valid = ((places <= t[:, None]) & (places > t[:, None] - fusion.config.window)).float()
     age = (start[b, t][:, None] - start[b]).clamp(min=0.0)
     cross = [out[name][b].transpose(1, 2) for name in ("cross_k", "cross_v")]
@@ -266,7 +270,7 @@ def taught(
 
 def total_loss(found: dict[str, Tensor]) -> Tensor:
     """Weighted sum; a teacher's part replaces its share of the truth's."""
-    total = torch.zeros(())
+    total = torch.zeros((), device=next(iter(found.values())).device)
     for name, weight in LOSS_WEIGHTS.items():
         if name not in found:
             continue
@@ -295,7 +299,7 @@ class Run:
     @classmethod
     def start(cls, init: pathlib.Path | None, geometry: FusionConfig) -> Run:
         torch.manual_seed(0)
-        fusion = Fusion(geometry)
+        fusion = Fusion(geometry).to(device.best())
         if init is not None:
             fusion.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["average"])
         optimiser = torch.optim.AdamW(parameter_groups(fusion), lr=LEARNING_RATE, betas=(0.9, 0.98))
@@ -339,7 +343,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`."""
     torch.set_flush_denormal(True)
-    run = Run.start(init, geometry or config())
+    run, where = Run.start(init, geometry or config()), device.best()
+    teacher = teacher and teacher.to(where)
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)
         if run.step >= steps or run.seconds >= minutes * 60:
@@ -356,7 +361,7 @@ def train(
         for name in ("audio", "video"):
             batch[name] = batch[name] + TOKEN_NOISE * torch.randn_like(batch[name])
         run.fusion.train()
-        found = losses(run.fusion, batch, draw_texts(rng, drawn), teacher)
+        found = losses(run.fusion, moved(batch, where), moved(draw_texts(rng, drawn), where), teacher)
         total = total_loss(found)
         for group in run.optimiser.param_groups:
             group["lr"] = LEARNING_RATE * rate(max(run.step / steps, run.seconds / (minutes * 60)), run.step)

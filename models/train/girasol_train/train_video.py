@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from . import device
 from .frontend import frame_tensor
 from .quant import fake_quant_weights
 from .video_data import (
@@ -262,7 +263,8 @@ class Training:
     """Everything that a restart needs."""
 
     def __init__(self, encoder: VideoEncoder, rate: float):
-        self.encoder, self.head = encoder.train(), ViewHead()
+        self.device = device.best()
+        self.encoder, self.head = encoder.to(self.device).train(), ViewHead().to(self.device)
         self.ema = copy.deepcopy(nn.ModuleList([self.encoder, self.head])).requires_grad_(False).eval()
         projection = list(encoder.blocks[-1].layers[-1].parameters()) + list(encoder.norm.parameters())
         fresh = {id(p) for p in projection}
@@ -276,7 +278,7 @@ class Training:
         set_trainable(self.encoder, progress)
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * learning_rate(progress)
-        loss = loss_of(self.encoder, self.head, batch)
+        loss = loss_of(self.encoder, self.head, tuple(part.to(self.device) for part in batch))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_([*self.encoder.parameters(), *self.head.parameters()], 2.0)
@@ -321,13 +323,13 @@ def train(data: Path, work: Path, minutes: float, batch_size: int, rate: float) 
             run.save(work / STATE)
         if run.seconds - checked > SCORE_SECONDS:
             checked = run.seconds
-            score = validation.score(*run.ema)
+            score = validation.score(*device.on_cpu(run.ema))
             print(f"{run.seconds / 60:.1f} min, step {run.step}: loss {np.mean(losses):.3f}, "
                   f"val mAP whole {score['whole']:.3f} views {score['views']:.3f}, "
                   f"motion {score['motion_correlation']:.2f}", flush=True)
             losses = []
     run.save(work / STATE)
-    publish(work, run.ema[0], run.ema[1], run.seconds, validation)
+    publish(work, *device.on_cpu(run.ema), run.seconds, validation)
 
 
 def publish(work: Path, encoder: VideoEncoder, head: ViewHead, seconds: float, validation: Validation) -> None:

@@ -8,11 +8,12 @@ import pathlib
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from girasol_train import activations, int8
 from girasol_train.int8 import QuantParams
-from girasol_train.integer_graph import IntegerGraph
+from girasol_train.integer_graph import Convolution, IntegerGraph
 from girasol_train.quant import onnx_session
 
 BUNDLE = pathlib.Path(__file__).resolve().parents[2] / "bundle"
@@ -110,6 +111,27 @@ def test_a_calibrated_graph_stays_close_to_f32(small: pathlib.Path):
     for x in inputs:
         exact, rounded = session.run(None, {"frame": x})[0], twin.run({"frame": x})["y"]
         assert exact.shape == rounded.shape and 0 < np.abs(exact - rounded).max() < 0.1
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("pads", [(0, 0, 1, 1), (1, 1, 1, 1)])
+def test_graphs_are_bit_equal_to_the_reference(depthwise: bool, pads: tuple[int, int, int, int]):
+    rng = np.random.default_rng(6)
+    entry = {"inputs": [{"scale": 0.05, "zero_point": -7}], "output": {"scale": 0.06, "zero_point": -90},
+             "activation": "relu6"}  # fmt: skip
+    channels = 9
+    weights = rng.integers(-127, 128, (channels, 1 if depthwise else 5, 3, 3)).astype(np.int8)
+    scales, bias = rng.uniform(5e-4, 8e-3, channels).astype(np.float32), rng.normal(0, 2, channels).astype(np.float32)
+    x = rng.integers(-128, 128, (2, channels if depthwise else 5, 6, 8)).astype(np.int8)
+    attributes = {"pads": pads, "strides": [2, 2], "group": channels if depthwise else 1}
+    made = Convolution.prepare(weights, scales, bias, entry, attributes)(torch.from_numpy(x)).numpy()
+    source, output = QuantParams(0.05, -7), QuantParams(0.06, -90)
+    call = int8.depthwise if depthwise else int8.convolution
+    kernel = weights[:, 0].transpose(1, 2, 0) if depthwise else weights.transpose(0, 2, 3, 1)
+    for image, got in zip(x, made, strict=True):
+        expected = call(image.transpose(1, 2, 0), kernel, int8.quantise_bias(bias, source, scales), scales, source,
+                        output, 2, pads, "relu6")  # fmt: skip
+        assert (got == expected.transpose(2, 0, 1)).all()
 
 
 def test_the_bundles_encoders_run_in_int8():

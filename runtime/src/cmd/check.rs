@@ -118,7 +118,7 @@ fn check_ffmpeg() -> String {
 fn check_broker(config: &Config) -> Result<String> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let mut settings = config.mqtt_settings();
-    // Our own session must not be taken over if the service is running.
+    // The running service must not be thrown out by a client of the same id.
     settings.client_id = Some(format!("girasol-check-{}", std::process::id()));
     settings.device = format!("{}-check-{}", settings.device, std::process::id());
     // Nor its outbox.

@@ -1,5 +1,6 @@
 //! Subcommands, one file each, and the options that they share.
 
+mod account;
 mod bench;
 mod board;
 mod check;

@@ -69,9 +69,9 @@ pub(super) fn standing(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<St
 
 fn controller(settings: &Settings, clock: &Arc<dyn Clock>, control: &Arc<Control>) -> Result<Controller> {
     let Settings { config, path, bundle, labels, keep } = settings;
-    let store: Box<dyn Store> = match keep {
-        true => Box::new(FileStore::new(config.state.directory.clone())),
-        false => Box::new(NoStore),
+    let store: Box<dyn Store> = match config.state.located().filter(|_| *keep) {
+        Some(directory) => Box::new(FileStore::new(directory)),
+        None => Box::new(NoStore),
     };
     let (again, bundle, wall) = (path.clone(), bundle.clone(), ClockWall(Arc::clone(clock)));
     let now = Arc::clone(clock);

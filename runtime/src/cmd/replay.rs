@@ -1,13 +1,6 @@
 //! `girasol replay`: the real pipeline on a recording.
 
-use std::{
-    fs::File,
-    io::{BufWriter, IsTerminal, Write},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 use girasol::{
@@ -16,16 +9,15 @@ use girasol::{
     command::{Control, Standing},
     config::Config,
     event::{EventIdentity, Origin},
-    mqtt::{BundleState, MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
-    pipeline::{
-        Ages, Emitter, Listener, Operator, Processor, Product, Replay as Player, Report, Speed, Summary,
-    },
+    mqtt::{MqttPublisher, SourceState},
+    pipeline::{Listener, Operator, Processor, Product, Replay as Player, Report, Speed, Summary},
     service::Signals,
     source::clip::{Clip, Want},
     timeline::AssemblerCounters,
 };
 
 use super::{
+    account::{Account, round},
     operate::{self, Operations, Settings},
     rss_kib,
 };
@@ -137,42 +129,26 @@ impl Replay {
         processor: &mut Processor,
         Stage { clock, publisher, operator, standing }: Stage<'_>,
     ) -> Result<(Summary, u64)> {
-        let settings = config.mqtt_settings();
-        let topics = Topics::new(&settings.prefix, &settings.device)?;
-        let ages = Ages { event: settings.event_expiry, why: settings.why_expiry };
-        let mut emitter = Emitter::new(topics, ages, publisher.map(|p| p as &dyn Publisher));
-        if let Some(path) = &self.events {
-            emitter = emitter.also_to(path.display().to_string(), open_lines(path)?);
-        }
         let (speed, epoch) = match self.full_speed {
             true => (Speed::Full, MonoTime(0)),
             false => (Speed::RealTime, clock.now() + Duration::from_millis(100)),
         };
-        let progress = ProgressLine::new(self.progress, clip.duration, &**clock, epoch, speed);
-        let state = State {
-            v: 1,
-            device: config.device.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            bundle: Some(bundle_state(processor)),
-            camera: source_state(clip.video.is_some()),
-            microphone: source_state(clip.audio.is_some()),
-            kernels: Some(processor.model().arithmetic().kernel.into()),
-            standing,
-            ..State::default()
-        };
+        let progress =
+            ProgressLine::new(self.progress, clip.duration, clock, (!self.full_speed).then_some(epoch));
+        let there = [clip.video.is_some(), clip.audio.is_some()].map(source_state);
+        let mut account = Account::new(config, processor, publisher, clock, self.events.as_deref())?;
+        (account.state.camera, account.state.microphone) = (there[0], there[1]);
+        account.state.standing = standing;
         let control = operator.as_ref().map(|o| Arc::clone(o.control()));
-        let there = [state.camera, state.microphone];
-        let started = clock.now();
-        let mut session =
-            Session { emitter, publisher, progress, speed, state, started, clock, control, there };
-        session.publish_state();
+        let mut playing = Playing { account, publisher, progress, speed, control, there };
+        playing.publish_state();
         let stop = Signals::stop_flag()?;
         let player = Player::new(clip, processor, Arc::clone(clock)).operated_by(operator);
-        let summary = player.run(speed, epoch, &stop, &mut session)?;
-        session.close();
-        session.emitter.flush()?;
-        session.progress.finish();
-        Ok((summary, session.emitter.events()))
+        let summary = player.run(speed, epoch, &stop, &mut playing)?;
+        playing.close();
+        playing.account.emitter.flush()?;
+        playing.progress.finish();
+        Ok((summary, playing.account.emitter.events()))
     }
 
     /// What of the recording is taken in. In real time a pause is the sources' business and may end.
@@ -220,14 +196,6 @@ impl Replay {
     }
 }
 
-pub(super) fn open_lines(path: &std::path::Path) -> Result<Box<dyn Write>> {
-    if path.as_os_str() == "-" {
-        return Ok(Box::new(std::io::stdout().lock()));
-    }
-    let file = File::create(path).map_err(|e| Error::io(path, e))?;
-    Ok(Box::new(BufWriter::new(file)))
-}
-
 /// What a replay plays on.
 struct Stage<'a> {
     clock: &'a Arc<dyn Clock>,
@@ -237,34 +205,23 @@ struct Stage<'a> {
 }
 
 /// Hands products to the emitter and says how it goes.
-struct Session<'a> {
-    emitter: Emitter<'a>,
+struct Playing<'a> {
+    account: Account<'a>,
     publisher: Option<&'a MqttPublisher>,
-    progress: ProgressLine,
+    progress: ProgressLine<'a>,
     speed: Speed,
-    state: State,
-    started: MonoTime,
-    clock: &'a Arc<dyn Clock>,
     control: Option<Arc<Control>>,
     /// Camera and microphone when they are not paused.
     there: [SourceState; 2],
 }
 
-impl Session<'_> {
+impl Playing<'_> {
     fn publish_state(&mut self) {
-        let Some(publisher) = self.publisher else { return };
-        let status = publisher.status();
-        let counters = &mut self.state.counters;
-        counters.queued = status.outbox.queued;
-        counters.acked = status.outbox.acked;
-        counters.dropped = status.outbox.dropped;
-        counters.expired = status.outbox.expired;
-        counters.poison = status.outbox.poison;
-        counters.reconnects = status.reconnects();
+        let state = &mut self.account.state;
         if let Some(control) = &self.control {
-            self.state.standing = control.standing();
+            state.standing = control.standing();
             let paused = control.paused();
-            let sources = [&mut self.state.camera, &mut self.state.microphone];
+            let sources = [&mut state.camera, &mut state.microphone];
             for ((source, there), paused) in
                 sources.into_iter().zip(self.there).zip([paused.see, paused.hear])
             {
@@ -272,14 +229,13 @@ impl Session<'_> {
                 *source = if muted { SourceState::Muted } else { there };
             }
         }
-        self.state.rss_kib = Some(rss_kib());
-        self.state.uptime = round(self.clock.now().since(self.started) as f64 / 1e9);
-        self.emitter.state(&self.state);
+        self.account.publish();
     }
 
     /// The recording is over: says so.
     fn close(&mut self) {
-        for source in self.there.iter_mut().chain([&mut self.state.camera, &mut self.state.microphone]) {
+        let state = &mut self.account.state;
+        for source in self.there.iter_mut().chain([&mut state.camera, &mut state.microphone]) {
             if *source != SourceState::Absent {
                 *source = SourceState::Ended;
             }
@@ -292,18 +248,9 @@ fn source_state(there: bool) -> SourceState {
     if there { SourceState::Healthy } else { SourceState::Absent }
 }
 
-pub(super) fn bundle_state(processor: &Processor) -> BundleState {
-    let manifest = processor.model().manifest();
-    BundleState {
-        name: manifest.name.clone(),
-        version: manifest.version.clone(),
-        id: processor.model().bundle_id().to_owned(),
-    }
-}
-
-impl Listener for Session<'_> {
+impl Listener for Playing<'_> {
     fn product(&mut self, product: Product) {
-        self.emitter.take(&product);
+        self.account.emitter.take(&product);
     }
 
     fn idle(&mut self) {
@@ -313,22 +260,8 @@ impl Listener for Session<'_> {
     }
 
     fn report(&mut self, report: &Report, counters: &AssemblerCounters) -> Result<()> {
-        self.progress.show(report);
-        let state = &mut self.state;
-        state.counters.snippets = counters.delivered;
-        state.counters.skipped = counters.skipped;
-        state.counters.resets = report.resets;
-        state.realtime_factor = Some(round(self.progress.factor()));
-        state.drift_ppm = report.drift_ppm.map(|ppm| round(f64::from(ppm)));
-        if let Some(z) = report.surprise {
-            self.emitter.surprise(&Surprise {
-                v: 1,
-                device: self.state.device.clone(),
-                time: round(report.end.as_secs_f64()),
-                snippet: report.index,
-                surprise: round(f64::from(z)),
-            });
-        }
+        self.account.snippet(report, counters);
+        self.progress.show(report, self.account.realtime_factor());
         if counters.delivered.is_multiple_of(STATE_EVERY) {
             self.publish_state();
         }
@@ -341,25 +274,26 @@ impl Listener for Session<'_> {
             // Nothing may be dropped from the queue only because the clip runs faster than life.
             let _ = publisher.flush(FAREWELL);
         }
-        self.emitter.check()
+        self.account.emitter.check()
     }
 }
 
 /// The progress line, or lines of JSON.
-struct ProgressLine {
+struct ProgressLine<'a> {
     style: Progress,
     duration: Option<Duration>,
-    busy: Duration,
-    snippets: u32,
+    clock: &'a Arc<dyn Clock>,
+    /// Where the clip's time 0 stands on the clock, in real time.
+    epoch: Option<MonoTime>,
+    shown: bool,
 }
 
-impl ProgressLine {
+impl<'a> ProgressLine<'a> {
     fn new(
         style: Progress,
         duration: Option<Duration>,
-        clock: &dyn Clock,
-        epoch: MonoTime,
-        speed: Speed,
+        clock: &'a Arc<dyn Clock>,
+        epoch: Option<MonoTime>,
     ) -> Self {
         let style = match style {
             Progress::Auto if std::io::stderr().is_terminal() => Progress::Plain,
@@ -367,28 +301,24 @@ impl ProgressLine {
             style => style,
         };
         if style == Progress::Json {
-            let ahead = if speed == Speed::RealTime { epoch.since(clock.now()) / 1_000_000 } else { 0 };
+            let ahead = epoch.map_or(0, |epoch| epoch.since(clock.now()) / 1_000_000);
             eprintln!("{}", serde_json::json!({ "epoch_unix_ms": clock.wall_ms() + ahead }));
         }
-        Self { style, duration, busy: Duration::ZERO, snippets: 0 }
+        Self { style, duration, clock, epoch, shown: false }
     }
 
-    /// Mean work per snippet over the time that a snippet lasts.
-    fn factor(&self) -> f64 {
-        self.busy.as_secs_f64() / (f64::from(self.snippets.max(1)) * 0.96)
-    }
-
-    fn show(&mut self, report: &Report) {
-        self.busy += report.cost;
-        self.snippets += 1;
+    fn show(&mut self, report: &Report, factor: f64) {
+        self.shown = true;
         let position = report.end.as_secs_f64();
         let cost_ms = report.cost.as_secs_f64() * 1e3;
-        let factor = self.factor();
         match self.style {
             Progress::Json => {
+                // From the end of the snippet to the end of the work on it.
+                let late = |epoch: MonoTime| self.clock.now().since(epoch) - report.end.0;
+                let late_ms = self.epoch.map(|epoch| round(late(epoch) as f64 / 1e6));
                 let line = serde_json::json!({
-                    "snippet": report.index, "position_s": position, "cost_ms": round(cost_ms), "rtf": round(factor),
-                    "rss_kb": rss_kib(),
+                    "snippet": report.index, "position_s": position, "cost_ms": round(cost_ms), "late_ms": late_ms,
+                    "rtf": round(factor), "rss_kb": rss_kib(),
                 });
                 eprintln!("{line}");
             }
@@ -404,12 +334,8 @@ impl ProgressLine {
     }
 
     fn finish(&self) {
-        if self.style == Progress::Plain && self.snippets > 0 {
+        if self.style == Progress::Plain && self.shown {
             eprintln!();
         }
     }
-}
-
-pub(super) fn round(x: f64) -> f64 {
-    (x * 1000.0).round() / 1000.0
 }

@@ -14,10 +14,10 @@ use girasol::{
     command::{Control, Incoming},
     config::Config,
     event::{ClockWall, EventIdentity, Origin, Sense},
-    mqtt::{MqttPublisher, Publisher, SourceState, State, Surprise, Topics},
+    mqtt::{MqttPublisher, SourceState},
     pipeline::{
-        Ages, Crew, DutyControl, Emitter, LiveListener, LiveSource, LiveSources, LiveStatus, Operator,
-        Processor, Product, Progress, Report, run_live,
+        Crew, DutyControl, LiveListener, LiveSource, LiveSources, LiveStatus, Operator, Processor, Product,
+        Progress, Report, run_live,
     },
     service::{self, Idle, Part, Signals, Supervisor, Systemd},
     source::{
@@ -29,8 +29,8 @@ use girasol::{
 use girasol_board::Board;
 
 use super::{
+    account::Account,
     operate::{Operations, Settings},
-    replay::{bundle_state, round},
     rss_kib,
 };
 
@@ -88,17 +88,17 @@ impl Run {
             processor.set_next_seq(publisher.first_seq());
         }
         let operator = Operator::new(Arc::clone(&control), bundle, config.device.name.clone());
-        let settings = config.mqtt_settings();
-        let topics = Topics::new(&settings.prefix, &settings.device)?;
-        let ages = Ages { event: settings.event_expiry, why: settings.why_expiry };
-        let mut emitter = Emitter::new(topics, ages, publisher.as_ref().map(|p| p as &dyn Publisher));
-        if let Some(path) = &self.events {
-            emitter = emitter.also_to(path.display().to_string(), super::replay::open_lines(path)?);
-        }
-        let mut service = Service::new(&config, emitter, publisher.as_ref(), &clock, (&control, &signals));
+        let mut account =
+            Account::new(&config, &processor, publisher.as_ref(), &clock, self.events.as_deref())?;
+        account.state.profile = Some(board.profile.name.clone());
+        let mut service = Service::new(account, publisher.as_ref(), &clock, (&control, &signals));
         let arithmetic = processor.model().arithmetic();
-        service.state.bundle = Some(bundle_state(&processor));
-        service.state.kernels = Some(arithmetic.kernel.into());
+        if config.state.located().is_none() {
+            tracing::warn!(
+                "no state directory: messages that the broker does not have and settings made by command end with the \
+                 program; set state.directory"
+            );
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             device = config.device.name,
@@ -110,7 +110,7 @@ impl Run {
         service.supervisor.ready("looking for camera and microphone");
         let (devices, crew) = (sources(&config, &clock), Crew { operator, duty });
         let outcome = run_live(devices, &mut processor, crew, &clock, signals.stop(), &mut service);
-        let events = service.emitter.events();
+        let events = service.account.emitter.events();
         drop(service);
         drop(operations);
         if let Some(publisher) = publisher {
@@ -154,49 +154,44 @@ fn sources(config: &Config, clock: &Arc<dyn Clock>) -> LiveSources {
 
 /// Publishes what the pipeline makes and how it fares.
 struct Service<'a> {
-    emitter: Emitter<'a>,
+    account: Account<'a>,
     publisher: Option<&'a MqttPublisher>,
     clock: &'a Arc<dyn Clock>,
-    state: State,
-    started: MonoTime,
     published_at: Option<MonoTime>,
+    /// Snippets skipped so far, and when that last grew.
+    skipped: u64,
     skipped_at: Option<MonoTime>,
-    busy: Duration,
     control: &'a Control,
     signals: &'a Signals,
     supervisor: Supervisor<Systemd>,
     pipeline: Arc<Part>,
+    /// The supervisor's status line, and what it says of camera and microphone.
+    line: String,
+    line_says: Option<[SourceState; 2]>,
 }
 
 impl<'a> Service<'a> {
     fn new(
-        config: &Config,
-        emitter: Emitter<'a>,
+        account: Account<'a>,
         publisher: Option<&'a MqttPublisher>,
         clock: &'a Arc<dyn Clock>,
         (control, signals): (&'a Control, &'a Signals),
     ) -> Self {
         let mut supervisor = Supervisor::new(Arc::clone(clock), Systemd);
         let pipeline = supervisor.register("pipeline", PATIENCE);
-        let state = State {
-            v: 1,
-            device: config.device.name.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..State::default()
-        };
         Self {
-            emitter,
+            account,
             publisher,
             clock,
-            state,
-            started: clock.now(),
             published_at: None,
+            skipped: 0,
             skipped_at: None,
-            busy: Duration::ZERO,
             control,
             signals,
             supervisor,
             pipeline,
+            line: String::new(),
+            line_says: None,
         }
     }
 
@@ -206,69 +201,50 @@ impl<'a> Service<'a> {
         let camera = source_state(status.video, muted(Sense::See));
         let microphone = source_state(status.audio, muted(Sense::Hear));
         let skipped = status.counters.skipped;
-        if skipped > self.state.counters.skipped {
-            self.skipped_at = Some(now);
+        if skipped > self.skipped {
+            (self.skipped, self.skipped_at) = (skipped, Some(now));
         }
         let shedding = self.skipped_at.is_some_and(|at| now < at + SHEDDING);
-        let changed = delivers(camera) != delivers(self.state.camera)
-            || delivers(microphone) != delivers(self.state.microphone)
-            || shedding != self.state.shedding
-            || self.state.board.is_some_and(|board| board.duty != status.board.duty)
+        let state = &mut self.account.state;
+        let changed = delivers(camera) != delivers(state.camera)
+            || delivers(microphone) != delivers(state.microphone)
+            || shedding != state.shedding
+            || state.board.is_some_and(|board| board.duty != status.board.duty)
             || self.control.take_news();
-        self.state.board = Some(status.board);
-        if shedding && !self.state.shedding {
+        if shedding && !state.shedding {
             tracing::warn!(skipped, "the board is too slow or too busy: snippets are skipped");
         }
-        (self.state.camera, self.state.microphone) = (camera, microphone);
-        self.state.shedding = shedding;
-        self.state.counters.skipped = skipped;
-        self.state.counters.snippets = status.counters.delivered;
+        (state.camera, state.microphone) = (camera, microphone);
+        (state.shedding, state.board) = (shedding, Some(status.board));
+        (state.counters.skipped, state.counters.snippets) = (skipped, status.counters.delivered);
         let due = self.published_at.is_none_or(|at| now >= at + STATE_EVERY);
         if changed || due {
-            self.send_state(now);
+            self.published_at = Some(now);
+            self.account.state.standing = self.control.standing();
+            self.account.publish();
         }
     }
 
-    fn send_state(&mut self, now: MonoTime) {
-        self.published_at = Some(now);
-        self.state.rss_kib = Some(rss_kib());
-        self.state.uptime = round(now.since(self.started) as f64 / 1e9);
-        if let Some(publisher) = self.publisher {
-            let status = publisher.status();
-            let counters = &mut self.state.counters;
-            counters.queued = status.outbox.queued;
-            counters.acked = status.outbox.acked;
-            counters.dropped = status.outbox.dropped;
-            counters.expired = status.outbox.expired;
-            counters.poison = status.outbox.poison;
-            counters.reconnects = status.reconnects();
+    /// Tells the service manager how the sources are. Called many times a second.
+    fn tell_status(&mut self) {
+        let says = [self.account.state.camera, self.account.state.microphone];
+        if self.line_says != Some(says) {
+            let [camera, microphone] = says.map(SourceState::as_str);
+            self.line = format!("camera {camera}, microphone {microphone}");
+            self.line_says = Some(says);
         }
-        self.state.standing = self.control.standing();
-        self.emitter.state(&self.state);
+        self.supervisor.status(&self.line);
     }
 }
 
 impl LiveListener for Service<'_> {
     fn product(&mut self, product: Product) {
-        self.emitter.take(&product);
+        self.account.emitter.take(&product);
     }
 
     fn report(&mut self, report: &Report, status: &LiveStatus) {
-        self.busy += report.cost;
-        let snippets = status.counters.delivered.max(1) as f64;
-        self.state.realtime_factor = Some(round(self.busy.as_secs_f64() / (snippets * 0.96)));
-        self.state.drift_ppm = report.drift_ppm.map(|ppm| round(f64::from(ppm)));
-        self.state.counters.resets = report.resets;
-        if let Some(z) = report.surprise {
-            self.emitter.surprise(&Surprise {
-                v: 1,
-                device: self.state.device.clone(),
-                time: round(report.end.as_secs_f64()),
-                snippet: report.index,
-                surprise: round(f64::from(z)),
-            });
-        }
-        if let Err(error) = self.emitter.flush() {
+        self.account.snippet(report, &status.counters);
+        if let Err(error) = self.account.emitter.flush() {
             tracing::error!("{error}");
         }
     }
@@ -278,8 +254,7 @@ impl LiveListener for Service<'_> {
             self.control.inbox.offer(Incoming { name: "reload".into(), ..Incoming::default() });
         }
         self.publish_state(status, self.clock.now());
-        let line = format!("camera {}, microphone {}", word(self.state.camera), word(self.state.microphone));
-        self.supervisor.status(&line);
+        self.tell_status();
         self.supervisor.turn();
     }
 
@@ -293,7 +268,7 @@ impl LiveListener for Service<'_> {
 
     fn closing(&mut self, status: &LiveStatus) {
         self.supervisor.stopping();
-        if let Err(error) = self.emitter.flush() {
+        if let Err(error) = self.account.emitter.flush() {
             tracing::error!("{error}");
         }
         let now = self.clock.now();
@@ -306,11 +281,6 @@ impl LiveListener for Service<'_> {
             let _ = publisher.flush(LAST_FLUSH);
         }
     }
-}
-
-/// For the status line; `healthy` and the like, as in the state message.
-fn word(state: SourceState) -> String {
-    serde_json::to_value(state).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn source_state(state: Option<Liveness>, muted: bool) -> SourceState {

@@ -16,6 +16,6 @@ mod store;
 
 pub use control::{Control, Inbox, Incoming, Live, Order, Outcome, Paused, Report, Ticket};
 pub use controller::{Controller, LabelState, Setup, Standing, Tally};
-pub use request::{COMMANDS, Command, Fault, FaultCode, MAX_REQUEST_BYTES, Response};
+pub use request::{COMMANDS, Command, Fault, FaultCode, MAX_REQUEST_BYTES, Response, parse};
 pub use service::{Outlet, Service};
 pub use store::{FileStore, NoStore, Store};

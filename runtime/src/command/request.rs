@@ -99,7 +99,10 @@ pub struct Response {
 }
 
 /// A request taken apart: its id, if it has one, and the command or what is wrong with it.
-pub(super) fn parse(name: &str, payload: &[u8]) -> (Option<String>, Result<Command, Fault>) {
+///
+/// # Errors
+/// In the second part: what is answered in place of carrying it out.
+pub fn parse(name: &str, payload: &[u8]) -> (Option<String>, Result<Command, Fault>) {
     if payload.len() > MAX_REQUEST_BYTES {
         let text = format!("{} bytes; at most {MAX_REQUEST_BYTES} are taken", payload.len());
         return (None, Err(Fault::new(FaultCode::TooLarge, text)));

@@ -11,6 +11,7 @@ mod span;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     path::{Path, PathBuf},
 };
 
@@ -171,7 +172,7 @@ pub struct Mqtt {
     pub client_key_file: Option<PathBuf>,
     /// Keep-alive interval.
     pub keep_alive: Span,
-    /// Messages held in memory while the broker is away, without an outbox on disk; the oldest are dropped and counted.
+    /// Messages held in memory while the broker is away, without a state directory; the oldest are dropped and counted.
     pub queue: u32,
 }
 
@@ -196,9 +197,6 @@ impl Default for Mqtt {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Outbox {
-    /// Where messages are kept on disk; none: `$STATE_DIRECTORY`, which systemd sets, else in memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub directory: Option<PathBuf>,
     /// Size on disk.
     pub size_mib: u32,
     /// Power-cut window.
@@ -215,7 +213,6 @@ impl Default for Outbox {
     fn default() -> Self {
         let (outbox, mqtt) = (OutboxSettings::default(), MqttSettings::default());
         Self {
-            directory: None,
             size_mib: 4,
             sync_every: Span::new(outbox.sync_every),
             event_age: Span::new(mqtt.event_expiry),
@@ -226,13 +223,9 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    fn settings(&self, memory_messages: u32) -> OutboxSettings {
-        let systemd = || {
-            let directories = std::env::var("STATE_DIRECTORY").ok()?;
-            directories.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from)
-        };
+    fn settings(&self, directory: Option<PathBuf>, memory_messages: u32) -> OutboxSettings {
         OutboxSettings {
-            directory: self.directory.clone().or_else(systemd),
+            directory,
             disk_bytes: (self.size_mib as usize) << 20,
             sync_every: self.sync_every.get(),
             memory_messages: memory_messages as usize,
@@ -315,16 +308,27 @@ impl Default for HomeAssistant {
 }
 
 /// `[state]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StateConfig {
-    /// Directory of what must survive a restart.
-    pub directory: PathBuf,
+    /// Directory of what must survive a restart; none: `$STATE_DIRECTORY`, which systemd sets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
 }
 
-impl Default for StateConfig {
-    fn default() -> Self {
-        Self { directory: "/var/lib/girasol".into() }
+impl StateConfig {
+    /// The directory in use; `None` where nothing is kept.
+    #[must_use]
+    pub fn located(&self) -> Option<PathBuf> {
+        self.or_systemd(std::env::var_os("STATE_DIRECTORY"))
+    }
+
+    /// systemd gives a list where a unit has several; the first is ours.
+    fn or_systemd(&self, given: Option<OsString>) -> Option<PathBuf> {
+        self.directory.clone().or_else(|| {
+            let given = given?.into_string().ok()?;
+            given.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from)
+        })
     }
 }
 
@@ -613,7 +617,7 @@ impl Config {
             client_cert_file: mqtt.client_cert_file.clone(),
             client_key_file: mqtt.client_key_file.clone(),
             keep_alive: mqtt.keep_alive.get(),
-            outbox: self.outbox.settings(mqtt.queue),
+            outbox: self.outbox.settings(self.state.located(), mqtt.queue),
             replay_after: self.outbox.replay_after.get(),
             event_expiry: self.outbox.event_age.get(),
             why_expiry: self.outbox.why_age.get(),
@@ -750,6 +754,17 @@ mod tests {
         assert_eq!(e, "girasol.toml:3: key `hear.labels.dog_bark.on`: allowed is a number between 0 and 1");
         let e = error("[model]\nthresholds = \"loose\"\n");
         assert!(e.contains("low_false_alarm") && e.contains("best_f1") && e.contains(":2:"), "{e}");
+    }
+
+    #[test]
+    fn there_is_one_directory_of_state() {
+        let located = |text: &str, given: Option<&str>| {
+            Config::parse(text, "x").unwrap().state.or_systemd(given.map(Into::into))
+        };
+        assert_eq!(located("", None), None);
+        assert_eq!(located("", Some("")), None);
+        assert_eq!(located("", Some("/var/lib/girasol:/var/lib/other")), Some("/var/lib/girasol".into()));
+        assert_eq!(located("[state]\ndirectory = \"/srv/g\"\n", Some("/x")), Some("/srv/g".into()));
     }
 
     #[test]

@@ -76,14 +76,8 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "mqtt.queue",
         "16–100000",
-        "Messages held in memory while the broker is away, without an outbox on disk; when full the oldest are dropped \
+        "Messages held in memory while the broker is away, without a state directory; when full the oldest are dropped \
          and counted.",
-    ),
-    (
-        "outbox.directory",
-        "path",
-        "Where messages are kept until the broker has them, over restarts and power cuts; without it \
-         `$STATE_DIRECTORY`, which systemd sets, else in memory. One process each.",
     ),
     (
         "outbox.size_mib",
@@ -209,7 +203,9 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "state.directory",
         "path",
-        "Directory of what must survive a restart: here the settings made by command, `commands.json`.",
+        "Directory of what must survive a restart: settings made by command (`commands.json`) and messages that the \
+         broker does not have yet (`outbox.ring`). Without it `$STATE_DIRECTORY`, which systemd sets; without both \
+         nothing is kept, and messages wait in memory. One process each.",
     ),
     ("log.level", "`error`, `warn`, `info`, `debug` or `trace`", "Least severe level that is written."),
     ("log.format", "`text` or `json`", "Form of the log lines."),
@@ -261,7 +257,7 @@ mod tests {
         config.mqtt.ca_file = path();
         config.mqtt.client_cert_file = path();
         config.mqtt.client_key_file = path();
-        config.outbox.directory = path();
+        config.state.directory = path();
         let label = super::super::LabelConfig {
             enabled: Some(true),
             on: Some(0.5),

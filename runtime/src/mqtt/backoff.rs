@@ -1,4 +1,4 @@
-//! How long to wait before the next try.
+//! How long to wait before the next try, and how long a try may take.
 
 use std::time::Duration;
 
@@ -9,6 +9,9 @@ const STABLE: Duration = Duration::from_secs(10);
 
 /// Waits that double with each failure, each between half and all of its nominal length, so that many boards do not
 /// come back at once.
+///
+/// A wait counts from the beginning of a try to that of the next: a try that nobody answers is given up when the wait is
+/// over. So whenever the broker is back, the next try, or the end of the one under way, is no further off than the wait.
 #[derive(Debug)]
 pub(super) struct Backoff {
     first: Duration,
@@ -32,7 +35,14 @@ impl Backoff {
         }
     }
 
-    /// The wait after a connection, or a try, that lasted for `lasted` and ended with `fault`.
+    /// The wait from the beginning of the next try to that of the one after it, if no connection comes of it.
+    pub(super) fn for_try(&mut self) -> Duration {
+        let wait = self.jitter(doubled(self.first, self.failures, self.max));
+        self.failures += 1;
+        wait
+    }
+
+    /// The wait after a connection that stood for `lasted` and ended with `fault`.
     pub(super) fn after(&mut self, fault: FaultKind, lasted: Duration) -> Duration {
         if fault == FaultKind::TakenOver {
             // Coming back at once would take the id away from the other client, which would do the same.
@@ -42,7 +52,8 @@ impl Backoff {
         if lasted >= STABLE {
             (self.failures, self.takeovers) = (0, 0);
         }
-        self.failures += 1;
+        // The try that this connection came of has been counted.
+        self.failures = self.failures.max(1);
         self.jitter(doubled(self.first, self.failures - 1, self.max))
     }
 
@@ -74,7 +85,7 @@ mod tests {
         for seed in 0..50 {
             let mut backoff = Backoff::new(&MqttSettings::default(), seed);
             for nominal in [1, 2, 4, 8, 16, 30, 30, 30] {
-                let wait = backoff.after(FaultKind::Unreachable, Duration::ZERO);
+                let wait = backoff.for_try();
                 let nominal = Duration::from_secs(nominal);
                 assert!(wait >= nominal / 2 && wait <= nominal, "{wait:?} of {nominal:?}");
             }
@@ -82,10 +93,21 @@ mod tests {
     }
 
     #[test]
+    fn connections_that_do_not_last_are_failures_too() {
+        let mut backoff = Backoff::new(&MqttSettings::default(), 7);
+        for nominal in [1, 2, 4, 8, 16, 30, 30] {
+            backoff.for_try();
+            let wait = backoff.after(FaultKind::Closed, Duration::from_secs(1));
+            let nominal = Duration::from_secs(nominal);
+            assert!(wait >= nominal / 2 && wait <= nominal, "{wait:?} of {nominal:?}");
+        }
+    }
+
+    #[test]
     fn a_good_connection_starts_over() {
         let mut backoff = Backoff::new(&MqttSettings::default(), 7);
         for _ in 0..5 {
-            backoff.after(FaultKind::Unreachable, Duration::from_secs(1));
+            backoff.for_try();
         }
         assert!(backoff.after(FaultKind::Closed, STABLE) <= Duration::from_secs(1));
     }
@@ -94,7 +116,7 @@ mod tests {
     fn a_refused_message_costs_little_and_is_no_failure() {
         let mut backoff = Backoff::new(&MqttSettings::default(), 7);
         assert!((0..20).all(|_| backoff.after_refusal() <= Duration::from_millis(125)));
-        assert!(backoff.after(FaultKind::Unreachable, Duration::ZERO) <= Duration::from_secs(1));
+        assert!(backoff.for_try() <= Duration::from_secs(1));
     }
 
     #[test]

@@ -25,18 +25,20 @@ const SYSTEM_CA: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Options for one connection as `client_id`.
+/// Options for one connection as `client_id`, which is given up if the broker has not welcomed us after `patience`: name
+/// look-up, TCP, TLS and CONNACK together.
 pub(super) fn options(
     settings: &MqttSettings,
     url: &BrokerUrl,
     client_id: &str,
     will: Option<LastWill>,
+    patience: Duration,
 ) -> Result<MqttOptions, Fault> {
     let mut options = MqttOptions::new(client_id, (url.host.clone(), url.port));
     options
         .set_clean_start(true)
         .set_keep_alive(u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX))
-        .set_connect_timeout(settings.connect_timeout.max(Duration::from_millis(100)))
+        .set_connect_timeout(patience)
         .set_max_packet_size(Some(MAX_PACKET_BYTES))
         .set_outgoing_inflight_upper_limit(settings.in_flight);
     if let Some(will) = will {

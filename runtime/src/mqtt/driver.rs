@@ -82,7 +82,10 @@ pub(super) struct Driver {
 /// How a connection, or a try, ended.
 enum End {
     Stopped,
-    Lost(Fault),
+    /// No connection came about.
+    Unwelcome(Fault),
+    /// The connection is gone that stood for so long.
+    Lost(Fault, Duration),
     /// The broker hung up on a message that it refused, which is settled and will not be sent again.
     Refused(Fault),
 }
@@ -111,7 +114,7 @@ impl History {
             self.early_ends = 0;
         }
         if fault.kind != FaultKind::Closed {
-            return End::Lost(fault);
+            return End::Lost(fault, lasted);
         }
         if verdict.refused {
             fault.text.push_str(" after the broker refused a message: may we publish to that topic?");
@@ -128,7 +131,7 @@ impl History {
                 " without a word, again and again, by a broker that is there: does another client use our client id?",
             );
         }
-        End::Lost(fault)
+        End::Lost(fault, lasted)
     }
 
     /// No connection came about. A broker that is gone explains why the last one ended.
@@ -167,11 +170,17 @@ impl Driver {
     async fn drive(&mut self) {
         let mut backoff = Backoff::new(&self.settings, self.seed());
         loop {
-            let begun = Instant::now();
-            let (fault, wait) = match self.connect().await {
+            let (begun, turn) = (Instant::now(), backoff.for_try());
+            self.shared.trying(turn);
+            let (fault, wait) = match self.connect(turn).await {
                 End::Stopped => break,
-                End::Lost(fault) => {
-                    let wait = backoff.after(fault.kind, begun.elapsed());
+                End::Unwelcome(fault) => {
+                    let wait = turn.saturating_sub(begun.elapsed());
+                    self.report(&fault, wait);
+                    (fault, wait)
+                }
+                End::Lost(fault, lasted) => {
+                    let wait = backoff.after(fault.kind, lasted);
                     self.report(&fault, wait);
                     (fault, wait)
                 }
@@ -235,13 +244,13 @@ impl Driver {
         }
     }
 
-    /// One connection, from CONNECT to its end.
-    async fn connect(&mut self) -> End {
+    /// One connection, from CONNECT to its end. The broker's welcome is waited for `patience` long.
+    async fn connect(&mut self, patience: Duration) -> End {
         let will = connection::retained_will(self.topics.availability(), OFFLINE);
         let id = self.settings.client_id();
-        let options = match connection::options(&self.settings, &self.url, &id, Some(will)) {
+        let options = match connection::options(&self.settings, &self.url, &id, Some(will), patience) {
             Ok(options) => options,
-            Err(fault) => return End::Lost(fault),
+            Err(fault) => return End::Unwelcome(fault),
         };
         let capacity = usize::from(self.settings.in_flight) + 8;
         let (client, mut events) = AsyncClient::builder(options).capacity(capacity).build();
@@ -255,7 +264,7 @@ impl Driver {
             Err(e) => {
                 let fault = Fault::of(&e, &self.url);
                 self.history.no_welcome(&fault);
-                return End::Lost(fault);
+                return End::Unwelcome(fault);
             }
         };
         info!("mqtt: connected to {}:{} as {id}", self.url.host, self.url.port);

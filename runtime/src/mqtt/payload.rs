@@ -33,6 +33,9 @@ pub struct State {
     pub rss_kib: Option<u64>,
     /// Kernels of the matrix products, as chosen for this CPU.
     pub kernels: Option<String>,
+    /// Profile of the board; null in a replay.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// Load and heat of the board; null in a replay.
     pub board: Option<BoardState>,
     /// Drift of the microphone's clock against the monotonic one, in parts per million.
@@ -41,6 +44,9 @@ pub struct State {
     pub uptime: f64,
     /// What has been counted since then.
     pub counters: Counters,
+    /// Why messages are not kept on disk although they should be; null if they are, or need not.
+    #[serde(default)]
+    pub outbox_fault: Option<String>,
     /// Settings in force and where they come from.
     #[serde(flatten)]
     pub standing: Standing,
@@ -95,6 +101,23 @@ pub enum SourceState {
     Ended,
 }
 
+impl SourceState {
+    /// The word for it in the state message.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Waiting => "waiting",
+            Self::Healthy => "healthy",
+            Self::Stalled => "stalled",
+            Self::Lost => "lost",
+            Self::Reopening => "reopening",
+            Self::Muted => "muted",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// What has been counted since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -131,4 +154,17 @@ pub struct Surprise {
     pub snippet: u64,
     /// Error of the prediction as a z-score over the last minutes.
     pub surprise: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_s_state_has_one_word() {
+        use SourceState::{Absent, Ended, Healthy, Lost, Muted, Reopening, Stalled, Waiting};
+        for state in [Absent, Waiting, Healthy, Stalled, Lost, Reopening, Muted, Ended] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
 }

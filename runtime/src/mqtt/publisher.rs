@@ -35,7 +35,8 @@ pub struct MqttStatus {
     pub connected: bool,
     /// The last fault; stays when the connection is back.
     pub last_fault: Option<Fault>,
-    /// How long after it the next try came, or comes.
+    /// The back-off: from the last fault, or from the beginning of the try under way, to the next try. A broker that is
+    /// back is found before it is over.
     pub retry_in: Duration,
     /// Connections so far.
     pub connections: u64,
@@ -334,6 +335,11 @@ impl Shared {
         inner.status.connected = true;
         inner.status.connections += 1;
         self.settled.notify_all();
+    }
+
+    /// A connection is being tried; if none comes about, the next try is so long after the beginning of this one.
+    pub(super) fn trying(&self, turn: Duration) {
+        self.lock().status.retry_in = turn;
     }
 
     /// The connection is gone, or none came about. Returns whether that is news.

@@ -28,11 +28,10 @@ pub struct MqttSettings {
     pub client_key_file: Option<PathBuf>,
     /// Time without traffic after which the connection is probed; it is given up after twice that.
     pub keep_alive: Duration,
-    /// Longest time from the first packet to the broker's welcome.
-    pub connect_timeout: Duration,
-    /// First wait before trying again; doubles with each failure.
+    /// First back-off: from the beginning of a try to that of the next, and so also the longest that a try may take;
+    /// doubles with each failure.
     pub retry_first: Duration,
-    /// Longest wait before trying again.
+    /// Longest back-off.
     pub retry_max: Duration,
     /// First wait after another client has taken our client id; doubles up to ten times that.
     pub retry_taken_over: Duration,
@@ -61,7 +60,6 @@ impl Default for MqttSettings {
             client_cert_file: None,
             client_key_file: None,
             keep_alive: Duration::from_secs(15),
-            connect_timeout: Duration::from_secs(5),
             retry_first: Duration::from_secs(1),
             retry_max: Duration::from_secs(30),
             retry_taken_over: Duration::from_secs(60),

@@ -74,9 +74,11 @@ async fn listen(
 ) {
     let mut backoff = Backoff::new(settings, u64::from(std::process::id()));
     loop {
-        let begun = Instant::now();
-        let Err(fault) = listen_once(settings, url, filters, on).await else { return };
-        let until = Instant::now() + backoff.after(fault.kind, begun.elapsed());
+        let (begun, turn) = (Instant::now(), backoff.for_try());
+        let Err(fault) = listen_once(settings, url, filters, turn, on).await else { return };
+        let lasted = begun.elapsed();
+        let wait = turn.checked_sub(lasted).unwrap_or_else(|| backoff.after(fault.kind, lasted));
+        let until = Instant::now() + wait;
         if on(Seen::Lost(&fault)).is_break() {
             return;
         }
@@ -101,9 +103,10 @@ async fn listen_once(
     settings: &MqttSettings,
     url: &BrokerUrl,
     filters: &[String],
+    patience: Duration,
     on: &mut dyn FnMut(Seen<'_>) -> ControlFlow<()>,
 ) -> Result<(), Fault> {
-    let options = connection::options(settings, url, &watcher_id(), None)?;
+    let options = connection::options(settings, url, &watcher_id(), None, patience)?;
     let (client, events) = AsyncClient::builder(options).capacity(filters.len() + 8).build();
     for filter in filters {
         client

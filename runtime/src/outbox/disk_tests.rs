@@ -592,13 +592,12 @@ proptest! {
     }
 }
 
-/// A few seconds of damage with the checksums put right, as no accident would: `FUZZ_SECONDS=60 cargo test -- --ignored
-/// fuzz_outbox`.
+/// Damage with the checksums put right, as no accident would, for two seconds or `FUZZ_SECONDS`; `make fuzz` does it with
+/// coverage.
 #[test]
-#[ignore = "takes as long as FUZZ_SECONDS says"]
-fn fuzz_outbox() {
+fn forged_rings_are_survived() {
     static STATE: AtomicU64 = AtomicU64::new(0);
-    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    let seconds = std::env::var("FUZZ_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(2);
     let end = RealClock.now() + Duration::from_secs(seconds);
     STATE.store(RealClock.now().0.unsigned_abs() | 1, Ordering::SeqCst);
     let seed = STATE.load(Ordering::SeqCst);
@@ -651,5 +650,5 @@ fn fuzz_outbox() {
             front.settle(|queue| queue.acknowledged(out.seq));
         }
     }
-    println!("{runs} images, seed {seed}");
+    assert!(runs > 0, "no time for a single image");
 }

@@ -108,7 +108,7 @@ fn lock(directory: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             let what = format!("{}: in use by another girasol", directory.display());
-            let help = "stop it, or give this one an outbox.directory (and a device.name) of its own";
+            let help = "stop it, or give this one a state.directory (and a device.name) of its own";
             Err(Error::new(ErrorKind::Unavailable, what).help(help))
         }
         Err(TryLockError::Error(e)) => Err(unusable(&path, e)),
@@ -193,9 +193,9 @@ fn unusable(path: &Path, error: io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "make room, or set a smaller outbox.size_mib"
         }
-        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or set outbox.directory",
-        io::ErrorKind::PermissionDenied => "let the service's user write there, or set outbox.directory",
-        _ => "check the disk, or set outbox.directory",
+        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or set state.directory",
+        io::ErrorKind::PermissionDenied => "let the service's user write there, or set state.directory",
+        _ => "check the disk, or set state.directory",
     };
     Error::new(ErrorKind::Io, format!("outbox: {}", path.display())).cause(error).help(help)
 }

@@ -2,7 +2,7 @@
 //! and started again at will: `girasol-feeder CONFIG TOTAL RATE DIRECTORY`.
 //!
 //! It goes on where it stopped: `DIRECTORY/tried` says which numbers have been published, whatever became of them. How
-//! things stand is written to standard output as a line of JSON, ten times a second; `saved` is the first number that
+//! things stand is written to standard output as a line of JSON, ten times a second and when the back-off changes; `saved` is the first number that
 //! is not known to be on disk or acknowledged.
 #![allow(
     clippy::print_stdout,
@@ -48,7 +48,7 @@ fn main() {
     tried.read_to_end(&mut known).unwrap();
     let first = known.len() as u64;
     let (mut next, begun) = (first, Instant::now());
-    let mut said = begun;
+    let (mut said, mut backoff) = (begun, Duration::ZERO);
     loop {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand events")]
         let due = first + (begun.elapsed().as_secs_f64() * rate) as u64;
@@ -60,8 +60,8 @@ fn main() {
         }
         let status = publisher.status();
         let done = next == total && status.outbox.queued == 0;
-        if done || said.elapsed() > Duration::from_millis(100) {
-            said = Instant::now();
+        if done || backoff != status.retry_in || said.elapsed() > Duration::from_millis(100) {
+            (said, backoff) = (Instant::now(), status.retry_in);
             let fault = status.last_fault.as_ref();
             let line = json!({
                 "saved": next - status.outbox.unsaved.min(next),

@@ -14,7 +14,7 @@ use crate::source::{SourceError, SourceErrorKind};
 const AVI1: [u8; 9] = [0xff, 0xe0, 0, 7, b'A', b'V', b'I', b'1', 0];
 
 /// Decodes pictures of one size. Its buffers are reused; the decoder itself allocates.
-pub(super) struct Mjpeg {
+pub struct Mjpeg {
     width: usize,
     height: usize,
     encoded: Vec<u8>,
@@ -22,7 +22,9 @@ pub(super) struct Mjpeg {
 }
 
 impl Mjpeg {
-    pub(super) fn new(width: usize, height: usize) -> Self {
+    /// For pictures of this size in pixels.
+    #[must_use]
+    pub fn new(width: usize, height: usize) -> Self {
         Self { width, height, encoded: Vec::new(), rgb: vec![0; width * height * 3] }
     }
 
@@ -31,7 +33,7 @@ impl Mjpeg {
     /// # Errors
     /// It is no JPEG, ends before the first pixel, or has another size ([`SourceErrorKind::Truncated`]: the next may be
     /// whole).
-    pub(super) fn decode(&mut self, data: &[u8]) -> Result<&mut [u8], SourceError> {
+    pub fn decode(&mut self, data: &[u8]) -> Result<&mut [u8], SourceError> {
         let damaged =
             |what: String| SourceError::new(SourceErrorKind::Truncated, format!("a damaged JPEG: {what}"));
         let Some(body) = data.strip_prefix(&[0xff, 0xd8]) else {

@@ -17,11 +17,11 @@ use std::{sync::Arc, time::Duration};
 pub use self::{
     discover::{CameraInfo, cameras, find},
     format::FourCc,
+    mjpeg::Mjpeg,
     node::Capabilities,
 };
 use self::{
     format::{Encoding, FORMATS, Layout, encoding},
-    mjpeg::Mjpeg,
     node::{BUFFER_PLANES, Device, Node},
     queue::{Held, Queue, fault},
 };
