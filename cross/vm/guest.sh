@@ -49,7 +49,6 @@ play() {
     set_camera || die 'vivid cannot be set'
     cp /share/player /tmp/player
     /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 /share/clip > /share/played 2>&1 &
-    player=$!
     until_true 20 'the player is ready' grep -q ready /share/played
 }
 play_clip() {

@@ -51,7 +51,7 @@ control=()
 [[ -z $qmp ]] || control=(-qmp "unix:$qmp,server=on,wait=off")
 
 drive=()
-[[ -z $disk ]] || drive=(-drive "file=$disk,format=raw,if=none,id=disk,cache=writeback" -device virtio-blk-pci,drive=disk)
+[[ -z $disk ]] || drive=(-drive "file=$disk,format=raw,if=none,id=disk,cache=writeback" -device "virtio-blk-pci,drive=disk")
 
 rc=0
 timeout --kill-after=5 "$timeout" qemu-system-aarch64 -M virt,gic-version=3 -cpu "$cpu" -smp "$cores" -m "$memory" \

@@ -18,7 +18,7 @@ export PATH=$PATH:/usr/sbin
 
 # What the package depends on, and what the cases use.
 include=(systemd systemd-sysv udev kmod adduser init-system-helpers libasound2 v4l-utils alsa-utils)
-key=$(cat "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
+key=$(sha256sum "${BASH_SOURCE[0]}" | cut -c1-16)
 disk=.cache/vm/system-$key.ext4
 if [[ -e $disk ]]; then
     echo "$PWD/$disk"
