@@ -38,7 +38,7 @@ demo-seeds: setup ## N clips at full speed, pass or fail for each (about 30 s a 
 	@bash tests/demo/run.sh many $(N)
 
 test: setup ## format, lints, and every test that a change must pass
-	@$(MAKE) --no-print-directory fmt lint shell unit deny test-demo test-examples test-rust
+	@$(MAKE) --no-print-directory fmt lint shell unit deny test-demo test-examples test-rust board-short
 
 fmt: ## check the format
 	$(CARGO) fmt --all --check
@@ -168,10 +168,25 @@ cross: ## release binary and .deb for TARGET=aarch64|armv7|x86_64, glibc 2.27 an
 		lintian --fail-on error,warning "$$deb" && \
 		ls -l "$$binary" "$$deb"
 
+# What `make test-board` runs: all, or names of cases (cross/vm/board.py).
+CASE ?= all
+
+test-board: setup ## the arm64 package on an emulated board: capture, faults, broker, systemd (hours; root); CASE=name for one
+	@bash cross/setup/packages.sh cross
+	@bash cross/setup/packages.sh board
+	@binary=$$(bash cross/build.sh aarch64 | tail -n 1) && \
+		deb=$$(bash cross/package.sh aarch64 "$$binary" | tail -n 1) && \
+		/usr/bin/python3 -B cross/vm/board.py --deb "$$deb" $(CASE)
+
+board-short: ## the shortest of these cases, if `make cross` has made the package and QEMU is installed
+	@bash cross/vm/short.sh
+
 deb-test: ## install, upgrade, roll back, remove and purge the x86_64 package in a tree of its own (root)
 	@bash cross/setup/packages.sh cross
 	@binary=$$(bash cross/build.sh x86_64 | tail -n 1) && \
-		bash cross/test-package.sh "$$(bash cross/package.sh x86_64 "$$binary" | tail -n 1)"
+		deb=$$(bash cross/package.sh x86_64 "$$binary" | tail -n 1) && \
+		lintian --fail-on error,warning "$$deb" && \
+		bash cross/test-package.sh "$$deb"
 
 clean: ## remove what was built and the demo's media
 	$(CARGO) clean

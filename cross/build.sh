@@ -12,5 +12,5 @@ profile=${2:-dist}
 
 cross_environment
 
-cargo zigbuild --locked --profile "$profile" --target "$triple.$glibc" -p girasol --bin girasol
+env "$bindgen" cargo zigbuild --locked --profile "$profile" --target "$triple.$glibc" -p girasol --bin girasol
 printf '%s\n' "$(target_dir)/$triple/$(profile_dir "$profile")/girasol"

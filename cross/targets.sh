@@ -25,7 +25,7 @@ select_target() {
     esac
 }
 
-# The environment in which `cargo zigbuild --target $triple.$glibc` builds.
+# The environment in which `env "$bindgen" cargo zigbuild --target $triple.$glibc` builds.
 cross_environment() {
     # zig brings glibc's symbol lists; nothing of the building machine's libc is linked.
     export PATH="$PWD/.cache/cross/zig/bin:$PATH"
@@ -37,8 +37,10 @@ cross_environment() {
     local under=${triple//-/_}
     export PKG_CONFIG_ALLOW_CROSS=1
     export "PKG_CONFIG_LIBDIR_$under=$alsa"
-    # bindgen (in v4l's sys crate) reads kernel headers, which are the same for every libc.
-    export "BINDGEN_EXTRA_CLANG_ARGS_$under=--target=$clang_target -isystem $headers"
+    # bindgen (in v4l's sys crate) reads kernel headers, which are the same for every libc. cargo-zigbuild sets the
+    # variable whose name has the target's hyphens, with zig's headers relative to this folder, where bindgen does not
+    # run; only `env` can set a name like that.
+    bindgen="BINDGEN_EXTRA_CLANG_ARGS_$triple=--target=$clang_target -isystem $headers"
 }
 
 target_dir() {

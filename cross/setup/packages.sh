@@ -86,14 +86,14 @@ demo=(ffmpeg mosquitto mosquitto-clients python3 python3-numpy python3-pil pytho
 # read; the header files are the same.)
 cross=(libasound2:arm64 libasound2:armhf libc6-dev-arm64-cross libc6-dev-armhf-cross
     qemu-user binutils dpkg-dev lintian systemd mmdebstrap python3 python3-venv)
-board=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross libasound2-dev:arm64 qemu-system-arm mmdebstrap kmod cpio
-    busybox-static)
+board=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross libasound2-dev:arm64 qemu-system-arm mmdebstrap debootstrap e2fsprogs
+    kmod cpio busybox-static)
 
 # Packages of another architecture are only known after this.
 add_architectures() {
     local missing=()
     for architecture in "$@"; do
-        dpkg --print-foreign-architectures | grep -qx "$architecture" || missing+=("$architecture")
+        grep -qx "$architecture" <<<"$(dpkg --print-foreign-architectures)" || missing+=("$architecture")
     done
     [[ ${#missing[@]} -gt 0 ]] || return 0
     for architecture in "${missing[@]}"; do

@@ -15,7 +15,8 @@ for tool in apt-get dpkg-deb mmdebstrap depmod modprobe cpio; do
         die "$tool is missing: run \`cross/setup/packages.sh board\`"
 done
 export PATH=$PATH:/usr/sbin
-dpkg --print-foreign-architectures | grep -qx arm64 || die 'no arm64 packages: run cross/setup/packages.sh board'
+# (Not through a pipe: `grep -q` ends before dpkg does, which pipefail takes for a failure.)
+grep -qx arm64 <<<"$(dpkg --print-foreign-architectures)" || die 'no arm64 packages: run cross/setup/packages.sh board'
 
 # The meta-package names the current 6.1 kernel. Not 6.12: it renamed the loop control of vivid.
 kernel=$(apt-cache depends linux-image-arm64:arm64 | sed -n 's/.*Depends: \(linux-image-6\.1\.[^:]*\).*/\1/p' | head -n 1)
@@ -24,7 +25,7 @@ version=$(apt-cache show --no-all-versions "$kernel:arm64" | sed -n 's/^Version:
 release=${kernel#linux-image-}
 
 userland=(alsa-utils busybox-static libasound2 v4l-utils)
-modules=(vivid snd-aloop 9p 9pnet_virtio virtio_net virtio_pci virtio_mmio virtio_rng)
+modules=(vivid snd-aloop 9p 9pnet_virtio virtio_net virtio_pci virtio_mmio virtio_rng virtio_blk ext4 crc32c_generic)
 
 key=$(cat "${BASH_SOURCE[0]}" cross/vm/init <(echo "$kernel $version") | sha256sum | cut -c1-16)
 image=.cache/vm/$key

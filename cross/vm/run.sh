@@ -2,18 +2,20 @@
 # Runs a command on the board in a VM (image.sh) and returns its exit status; its output comes when it is done.
 #
 #   run.sh [--cpu cortex-a72] [--cores 2] [--memory 512] [--timeout 120] [--broker PORT] [--icount N] [--bare]
-#          [--share DIR] [--qmp SOCKET] COMMAND...
+#          [--share DIR] [--qmp SOCKET] [--disk IMAGE] [--system] COMMAND...
 #
 # DIR (default: a new empty folder) is /share in the guest, where the command runs. --broker forwards 10.0.2.100:1883 in
 # the guest to PORT on the host's loopback; nothing else can be reached from it. --icount N: virtual time, 2^N ns per
 # instruction, independent of the host's load. --bare: neither camera nor sound card is loaded. --qmp: QEMU's control
-# socket. The guest's console is kept in DIR/console. Exit status 124: the time was over; 125: the guest never got to run.
+# socket. --disk: /dev/vda, raw, written to. --system: that disk's own system is started, and runs the command. The guest's console is kept in DIR/console. Exit status 124: the time was over; 125: the guest never got to run.
 set -euo pipefail
 
-cpu=cortex-a72 cores=2 memory=512 timeout=120 broker='' icount='' bare='' share='' qmp=''
+cpu=cortex-a72 cores=2 memory=512 timeout=120 broker='' icount='' kernel='' share='' qmp='' disk=''
 while [[ ${1:-} == --* ]]; do
     case $1 in
-        --bare) bare=girasol.bare; shift; continue ;;
+        --bare) kernel+=' girasol.bare'; shift; continue ;;
+        --system) kernel+=' girasol.system'; shift; continue ;;
+        --disk) disk=$2 ;;
         --cpu) cpu=$2 ;;
         --cores) cores=$2 ;;
         --memory) memory=$2 ;;
@@ -48,15 +50,18 @@ forward=''
 control=()
 [[ -z $qmp ]] || control=(-qmp "unix:$qmp,server=on,wait=off")
 
+drive=()
+[[ -z $disk ]] || drive=(-drive "file=$disk,format=raw,if=none,id=disk,cache=writeback" -device "virtio-blk-pci,drive=disk")
+
 rc=0
 timeout --kill-after=5 "$timeout" qemu-system-aarch64 -M virt,gic-version=3 -cpu "$cpu" -smp "$cores" -m "$memory" \
     "${accel[@]}" -nodefaults -nographic -no-reboot -serial "file:$share/console" -monitor none \
     -kernel "$image/kernel" -initrd "$image/initramfs" \
-    -append "console=ttyAMA0 quiet loglevel=4 panic=-1 $bare" \
+    -append "console=ttyAMA0 quiet loglevel=4 panic=-1$kernel" \
     -fsdev "local,id=share,path=$share,security_model=none,multidevs=remap" \
     -device virtio-9p-pci,fsdev=share,mount_tag=share \
     -netdev "user,id=net,restrict=on$forward" -device virtio-net-pci,netdev=net,romfile= \
-    -device virtio-rng-pci "${control[@]}" < /dev/null || rc=$?
+    -device virtio-rng-pci "${drive[@]}" "${control[@]}" < /dev/null || rc=$?
 
 [[ ! -e $share/output ]] || cat "$share/output"
 if [[ -e $share/status ]]; then

@@ -11,6 +11,8 @@ Writes into --out:
 Five things happen, each after at least three seconds of room noise: a person in view speaks, a phone rings
 off camera, a silent cat is in view, a dog barks off camera, glass breaks off camera. Times are drawn
 continuously, so that their phase against the model's 0.96 s snippets is random.
+
+With --short only the cat and the dog, after two seconds each: for places where every second is dear.
 """
 
 from __future__ import annotations
@@ -134,8 +136,8 @@ class Sounds:
         return trimmed(total)
 
 
-def write_script(seed: int, sounds: Sounds) -> Script:
-    """Decide what happens when."""
+def write_script(seed: int, sounds: Sounds, short: bool = False) -> Script:
+    """Decide what happens when. A `short` script has a sight and a sound, and less of nothing between them."""
     rng = np.random.default_rng(seed)
     script = Script(seed)
     now = 0.0
@@ -196,8 +198,11 @@ def write_script(seed: int, sounds: Sounds) -> Script:
 
     # Each returns when it is over: when the camera turns away from what is seen, when a sound ends.
     scenes = [person_speaks, phone_rings, cat_is_silent, dog_barks, glass_breaks]
+    before, after = (3.3, 4.6), 3.5
+    if short:
+        scenes, before, after = [cat_is_silent, dog_barks], (2.0, 2.6), 2.0
     for index in rng.permutation(len(scenes)):
-        begin, now = now, now + rng.uniform(3.3, 4.6)
+        begin, now = now, now + rng.uniform(*before)
         if scenes[index] is dog_barks:
             # A thing in view that does not make the sound.
             look(MOTORBIKE, begin)
@@ -207,7 +212,7 @@ def write_script(seed: int, sounds: Sounds) -> Script:
             look(next_neutral(), begin)
             now = scenes[index](now)
     look(next_neutral(), now)
-    script.duration_s = round((now + 3.5) * FPS) / FPS
+    script.duration_s = round((now + after) * FPS) / FPS
     script.allowed.append(Allowed("hear", "background", 0.0, script.duration_s, "room noise throughout"))
     return script
 
@@ -306,10 +311,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--seed", type=int, default=1, help="order and timing (default 1)")
+    parser.add_argument("--short", action="store_true", help="one sight and one sound in some 12 seconds")
     options = parser.parse_args()
 
     options.out.mkdir(parents=True, exist_ok=True)
-    script = write_script(options.seed, Sounds(options.media))
+    script = write_script(options.seed, Sounds(options.media), options.short)
     render(script, options.media, options.out)
     truth = {
         "seed": options.seed,

@@ -26,6 +26,9 @@ pub(super) struct Check {
     /// Leave camera and microphone out
     #[arg(long)]
     no_devices: bool,
+    /// Measure for so many seconds, and how far flashes are from the clicks that belong to them (sync-test video)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    sync: Option<u64>,
 }
 
 /// Prints one line per check and remembers the first fault's kind.
@@ -63,7 +66,7 @@ impl Check {
             verdicts.add("model bundle", &bundle.and_then(|bundle| check_bundle(&config, &bundle)));
             verdicts.add("ffmpeg", &Ok(check_ffmpeg()));
             if !self.no_devices {
-                devices::check(&config, &mut verdicts);
+                devices::check(&config, self.sync.map(Duration::from_secs), &mut verdicts);
             }
             if !self.no_mqtt {
                 verdicts.add("broker", &check_broker(&config));

@@ -83,6 +83,7 @@ impl Run {
         };
         let (operations, publisher) = Operations::start(&settings, &clock, !self.no_mqtt)?;
         let control = Arc::clone(&operations.control);
+        processor.model_mut().give_up_at(signals.stop());
         if let Some(publisher) = &publisher {
             processor.set_next_seq(publisher.first_seq());
         }
@@ -270,7 +271,10 @@ impl LiveListener for Service<'_> {
         if let Err(error) = self.account.emitter.flush() {
             tracing::error!("{error}");
         }
-        self.publish_state(status, self.clock.now());
+        let now = self.clock.now();
+        self.publish_state(status, now);
+        // In any case: the last counters are worth it.
+        self.send_state(now);
         if let Some(publisher) = self.publisher
             && publisher.status().connected
         {

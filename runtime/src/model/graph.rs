@@ -1,6 +1,9 @@
 //! One ONNX file of the bundle, loaded into tract and checked against the frozen ABI.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tract_onnx::{
     prelude::*,
@@ -42,6 +45,7 @@ pub(crate) struct Graph {
     name: &'static str,
     state: SimpleState<TypedFact, Box<dyn TypedOp>>,
     inputs: Vec<Arc<Tensor>>,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Graph {
@@ -89,7 +93,7 @@ impl Graph {
         let plan = model.into_runnable().map_err(|e| internal(name, &e))?;
         let state = plan.spawn().map_err(|e| internal(name, &e))?;
         let inputs = inputs.iter().map(Port::zeros).collect::<Result<_>>()?;
-        Ok(Self { name, state, inputs })
+        Ok(Self { name, state, inputs, stop: None })
     }
 
     /// The input's values, to be written.
@@ -165,8 +169,16 @@ impl Graph {
         self.state.model().nodes().iter().map(|n| n.op().name().to_string()).collect()
     }
 
+    /// From now on nothing more is run once `stop` is set.
+    pub(crate) fn give_up_at(&mut self, stop: &Arc<AtomicBool>) {
+        self.stop = Some(Arc::clone(stop));
+    }
+
     /// Runs the graph on the current inputs.
     pub(crate) fn run(&mut self) -> Result<Outputs> {
+        if self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(Error::new(ErrorKind::Unavailable, format!("{}: given up for the end", self.name)));
+        }
         let inputs = self.inputs.iter().map(|t| TValue::from_const(Arc::clone(t))).collect();
         let values = self.state.run(inputs).map_err(|e| internal(self.name, &e))?;
         Ok(Outputs { name: self.name, values })

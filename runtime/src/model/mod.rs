@@ -12,7 +12,10 @@ mod profile;
 mod surprise;
 mod window;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
 use girasol_ops::Kernel;
@@ -241,6 +244,14 @@ impl Model {
 
     fn graphs(&self) -> [&Graph; 5] {
         [&self.video, &self.audio, &self.combiner, &self.latent, &self.decoder.graph]
+    }
+
+    /// Once `stop` is set, whatever is under way fails before its next graph: nobody waits for a slow board at the end.
+    pub fn give_up_at(&mut self, stop: &Arc<AtomicBool>) {
+        let Self { video, audio, combiner, latent, decoder, .. } = self;
+        for graph in [video, audio, combiner, latent, &mut decoder.graph] {
+            graph.give_up_at(stop);
+        }
     }
 
     /// The bundle's manifest.

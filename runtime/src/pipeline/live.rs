@@ -311,7 +311,11 @@ impl Run<'_> {
             match self.assembler.poll(Some(self.clock.now()), &mut self.snippet) {
                 Poll::Ready if !self.crew.duty.admit(&mut self.snippet) => to.progress(Progress::Snippet),
                 Poll::Ready => {
-                    let report = processor.step(&self.snippet, &mut |product| to.product(product))?;
+                    let report = match processor.step(&self.snippet, &mut |product| to.product(product)) {
+                        // Given up half-way (`Model::give_up_at`): the end does not wait for it.
+                        Err(_) if stop.load(Ordering::Relaxed) => break,
+                        done => done?,
+                    };
                     self.end = report.end;
                     to.report(&report, &self.status());
                     to.progress(Progress::Snippet);
@@ -322,8 +326,11 @@ impl Run<'_> {
                         to.progress(if paused { Progress::Muted } else { Progress::Waiting });
                     }
                     let now = self.clock.now();
-                    let more =
-                        self.crew.operator.serve(processor, now, &mut |product| to.product(product))?;
+                    let served = self.crew.operator.serve(processor, now, &mut |product| to.product(product));
+                    let more = match served {
+                        Err(_) if stop.load(Ordering::Relaxed) => break,
+                        more => more?,
+                    };
                     if !more {
                         thread::park_timeout(NAP);
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use girasol_model::{Bundle, InView, Manifest};
 
 use crate::{
-    Result,
+    ErrorKind, Result,
     clock::{Clock, MonoTime},
     event::{
         EndReason, Event, EventEngine, EventIdentity, EventSettings, LabelRef, Narrator, Scores, Sense,
@@ -302,6 +302,8 @@ impl Narrator for ModelNarrator<'_> {
         };
         match self.0.write(&prompt) {
             Ok(sentence) => sentence,
+            // The program is about to end.
+            Err(error) if error.kind() == ErrorKind::Unavailable => Sentence::default(),
             Err(error) => {
                 // The event is worth more than its sentence; the engine falls back to the label's name.
                 tracing::error!(%error, label = id, "no sentence");

@@ -45,7 +45,7 @@ impl Signals {
 
     /// The flag itself, for those who wait on it.
     #[must_use]
-    pub fn stop(&self) -> &AtomicBool {
+    pub fn stop(&self) -> &Arc<AtomicBool> {
         &self.stop
     }
 

@@ -54,6 +54,7 @@ pub mod liveness;
 pub mod meter;
 pub mod pace;
 mod pcm;
+pub mod sync;
 pub mod v4l2;
 pub mod view;
 pub mod wav;

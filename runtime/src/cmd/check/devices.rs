@@ -1,4 +1,5 @@
-//! Camera and microphone: are they there, and do they see and hear? Measures for two seconds; nothing is stored.
+//! Camera and microphone: are they there, and do they see and hear? Measures for two seconds unless asked for more;
+//! nothing is stored.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -9,6 +10,7 @@ use girasol::{
         AudioSource, Block, Frame, Read, SourceError, VideoSource,
         alsa::Microphone,
         meter::{PictureMeter, PictureVerdict, SoundMeter, SoundVerdict},
+        sync::{ClickMeter, FlashMeter, SyncReading},
         v4l2::Camera,
     },
 };
@@ -20,11 +22,14 @@ const MEASURE: Duration = Duration::from_secs(2);
 /// How long the first data may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Looks and listens at the same time.
-pub(super) fn check(config: &Config, verdicts: &mut Verdicts) {
+/// Looks and listens at the same time; for so long that flashes with clicks can be paired, if `sync` says how long.
+pub(super) fn check(config: &Config, sync: Option<Duration>, verdicts: &mut Verdicts) {
+    let length = sync.unwrap_or(MEASURE);
+    let (mut flash, mut click) = (FlashMeter::default(), ClickMeter::default());
     let (camera, microphone) = thread::scope(|scope| {
-        let camera = config.camera.enabled.then(|| scope.spawn(|| look(config)));
-        let microphone = config.microphone.enabled.then(|| listen(config));
+        let flash = &mut flash;
+        let camera = config.camera.enabled.then(|| scope.spawn(move || look(config, length, flash)));
+        let microphone = config.microphone.enabled.then(|| listen(config, length, &mut click));
         (camera.map(|thread| thread.join()), microphone)
     });
     match camera {
@@ -35,6 +40,13 @@ pub(super) fn check(config: &Config, verdicts: &mut Verdicts) {
     match microphone {
         None => verdicts.note("microphone", "switched off"),
         Some(result) => say(verdicts, "microphone", result, !config.microphone.device.is_empty()),
+    }
+    if sync.is_some() {
+        let reading = SyncReading::of(&flash, &click);
+        match reading.sound_after_picture_ms {
+            Some(_) => verdicts.add("together", &Ok(reading.to_string())),
+            None => verdicts.note("together", &reading.to_string()),
+        }
     }
 }
 
@@ -49,13 +61,14 @@ fn say(verdicts: &mut Verdicts, what: &str, result: Result<(String, bool), Sourc
 }
 
 /// What was measured, and whether it is good.
-fn look(config: &Config) -> Result<(String, bool), SourceError> {
+fn look(config: &Config, length: Duration, flash: &mut FlashMeter) -> Result<(String, bool), SourceError> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let mut camera = Camera::open(&config.camera.settings(), Arc::clone(&clock))?;
     let (mut meter, mut frame) = (PictureMeter::default(), Frame::new());
-    measure(&clock, |timeout| match camera.read(&mut frame, timeout)? {
+    measure(&clock, length, |timeout| match camera.read(&mut frame, timeout)? {
         Read::Data => {
             meter.add(&frame);
+            flash.add(&frame);
             Ok(true)
         }
         _ => Ok(false),
@@ -65,13 +78,14 @@ fn look(config: &Config) -> Result<(String, bool), SourceError> {
     Ok((detail, reading.verdict == PictureVerdict::Good))
 }
 
-fn listen(config: &Config) -> Result<(String, bool), SourceError> {
+fn listen(config: &Config, length: Duration, click: &mut ClickMeter) -> Result<(String, bool), SourceError> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let mut microphone = Microphone::open(&config.microphone.settings(), Arc::clone(&clock))?;
     let (mut meter, mut block) = (SoundMeter::default(), Block::new());
-    measure(&clock, |timeout| match microphone.read(&mut block, timeout)? {
+    measure(&clock, length, |timeout| match microphone.read(&mut block, timeout)? {
         Read::Data => {
             meter.add(&block);
+            click.add(&block);
             Ok(true)
         }
         _ => Ok(false),
@@ -81,16 +95,17 @@ fn listen(config: &Config) -> Result<(String, bool), SourceError> {
     Ok((detail, reading.verdict == SoundVerdict::Good))
 }
 
-/// Reads until [`MEASURE`] after the first data, or [`PATIENCE`] without any. Damaged pieces are passed over.
+/// Reads until `length` after the first data, or [`PATIENCE`] without any. Damaged pieces are passed over.
 fn measure(
     clock: &Arc<dyn Clock>,
+    length: Duration,
     mut read: impl FnMut(Duration) -> Result<bool, SourceError>,
 ) -> Result<(), SourceError> {
     let mut end = clock.now() + PATIENCE;
     let mut begun = false;
     while clock.now() < end {
         match read(Duration::from_millis(100)) {
-            Ok(true) if !begun => (begun, end) = (true, clock.now() + MEASURE),
+            Ok(true) if !begun => (begun, end) = (true, clock.now() + length),
             Ok(_) => {}
             Err(error) if error.kind == girasol::source::SourceErrorKind::Truncated => {
                 clock.sleep(Duration::from_millis(20));

@@ -33,8 +33,27 @@ const TIMESTAMP_MASK: u32 = 0x0000_e000;
 const TIMESTAMP_MONOTONIC: u32 = 0x0000_2000;
 const MAX_FORMATS: u32 = 64;
 const MAX_SIZES: u32 = 64;
+const MAX_EVENTS: u32 = 64;
+const EVENT_SOURCE_CHANGE: u32 = 5;
+const CHANGE_RESOLUTION: u32 = 1;
 /// Planes of one buffer that are mapped.
 pub(super) const BUFFER_PLANES: usize = 3;
+
+// Requests for which the `v4l` crate has no number.
+const SUBSCRIBE_EVENT: vidioc::_IOC_TYPE = request(WRITE, 90, size_of::<sys::v4l2_event_subscription>());
+const DEQUEUE_EVENT: vidioc::_IOC_TYPE = request(READ, 89, size_of::<sys::v4l2_event>());
+const SET_TIMINGS: vidioc::_IOC_TYPE = request(READ | WRITE, 87, size_of::<sys::v4l2_dv_timings>());
+const QUERY_TIMINGS: vidioc::_IOC_TYPE = request(READ, 99, size_of::<sys::v4l2_dv_timings>());
+const WRITE: vidioc::_IOC_TYPE = 1;
+const READ: vidioc::_IOC_TYPE = 2;
+
+/// Number of a request of V4L2's: direction, size of the argument, group `V`, number (asm-generic/ioctl.h).
+const fn request(direction: vidioc::_IOC_TYPE, number: u8, size: usize) -> vidioc::_IOC_TYPE {
+    direction << 30
+        | (size as vidioc::_IOC_TYPE) << 16
+        | (b'V' as vidioc::_IOC_TYPE) << 8
+        | number as vidioc::_IOC_TYPE
+}
 
 /// What a device says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +92,8 @@ pub(super) enum Ready {
     Timeout,
     /// The driver reports an error; dequeuing tells which.
     Error,
+    /// The signal has another format now: what is negotiated no longer fits.
+    Changed,
     /// The device is gone.
     Gone,
 }
@@ -213,6 +234,37 @@ impl Node {
         sizes
     }
 
+    /// Takes the signal's own size and rate over, where the device is a receiver that has to be told (HDMI bridges).
+    fn follow_signal(&self) {
+        let mut timings: sys::v4l2_dv_timings = zeroed();
+        if self.ioctl(QUERY_TIMINGS, &mut timings).is_ok() {
+            // Refused while somebody else streams; then that is what the next request says, too.
+            let _ = self.ioctl(SET_TIMINGS, &mut timings);
+        }
+    }
+
+    /// Asks to be told when the signal changes; most cameras have nothing to tell.
+    fn watch_signal(&self) {
+        let mut subscription: sys::v4l2_event_subscription = zeroed();
+        subscription.type_ = EVENT_SOURCE_CHANGE;
+        let _ = self.ioctl(SUBSCRIBE_EVENT, &mut subscription);
+    }
+
+    /// Takes the waiting events; whether one of them says that the picture has another size or rate.
+    fn signal_changed(&self) -> bool {
+        let mut changed = false;
+        for _ in 0..MAX_EVENTS {
+            let mut event: sys::v4l2_event = zeroed();
+            if self.ioctl(DEQUEUE_EVENT, &mut event).is_err() {
+                break;
+            }
+            // SAFETY: this type of event sets this member of the union.
+            let changes = || unsafe { event.u.src_change.changes };
+            changed |= event.type_ == EVENT_SOURCE_CHANGE && changes() & CHANGE_RESOLUTION != 0;
+        }
+        changed
+    }
+
     fn buffer(&self, index: u32, planes: &mut [sys::v4l2_plane; 8]) -> sys::v4l2_buffer {
         let mut buffer: sys::v4l2_buffer = zeroed();
         (buffer.index, buffer.type_, buffer.memory) = (index, self.buffer_type(), MEMORY_MMAP);
@@ -226,6 +278,7 @@ impl Node {
 
 impl Device for Node {
     fn set_format(&mut self, code: FourCc, width: u32, height: u32) -> io::Result<Layout> {
+        self.follow_signal();
         // Everything else is zero, stride and size too: a stride that is left over from before would be kept.
         let mut format: sys::v4l2_format = zeroed();
         format.type_ = self.buffer_type();
@@ -368,12 +421,16 @@ impl Device for Node {
     }
 
     fn stream(&mut self, on: bool) -> io::Result<()> {
+        if on {
+            self.watch_signal();
+        }
         let mut kind = self.buffer_type().cast_signed();
         self.ioctl(if on { vidioc::VIDIOC_STREAMON } else { vidioc::VIDIOC_STREAMOFF }, &mut kind)
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<Ready> {
-        let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll =
+            libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN | libc::POLLPRI, revents: 0 };
         // Rounded up: a wait of less than a millisecond must not become a spin.
         let millis = i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
         // SAFETY: one valid pollfd.
@@ -385,6 +442,8 @@ impl Device for Node {
             Ready::Gone
         } else if has(libc::POLLERR) {
             Ready::Error
+        } else if has(libc::POLLPRI) && self.signal_changed() {
+            Ready::Changed
         } else if has(libc::POLLIN) {
             Ready::Frame
         } else {

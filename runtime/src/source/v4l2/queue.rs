@@ -77,6 +77,10 @@ impl<D: Device> Queue<D> {
                     };
                     return Err(self.fault("capturing", &error));
                 }
+                Ok(Ready::Changed) => {
+                    let what = format!("{}: the signal has another format now; opening it again", self.name);
+                    return Err(SourceError::new(SourceErrorKind::Lost, what));
+                }
                 Ok(Ready::Gone) => {
                     return Err(self.fault("capturing", &io::Error::from_raw_os_error(libc::ENODEV)));
                 }

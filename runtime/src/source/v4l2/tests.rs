@@ -44,6 +44,8 @@ enum Step {
     PollError(i32),
     /// POLLHUP.
     HangUp,
+    /// The signal has another format.
+    Changed,
     /// Nothing for the whole wait.
     Nothing,
 }
@@ -156,6 +158,7 @@ impl Device for Fake {
                 Ready::Error
             }
             Some(Step::HangUp) => Ready::Gone,
+            Some(Step::Changed) => Ready::Changed,
             Some(frame) => {
                 self.next = Some(frame);
                 Ready::Frame
@@ -316,6 +319,7 @@ fn each_kernel_error_has_one_meaning() {
         (Step::PollError(libc::ENODEV), SourceErrorKind::Lost),
         (Step::PollError(libc::EAGAIN), SourceErrorKind::Failed),
         (Step::HangUp, SourceErrorKind::Lost),
+        (Step::Changed, SourceErrorKind::Lost),
         (Step::Wait(libc::ENOMEM), SourceErrorKind::Failed),
     ] {
         let world = World::new([step.clone()]);
@@ -431,6 +435,7 @@ fn a_supervised_camera_survives_every_fault() {
         Step::Dequeue(libc::EIO),
         Step::PollError(libc::EIO),
         Step::HangUp,
+        Step::Changed,
         Step::Nothing,
     ] {
         let world = World::new([]);
