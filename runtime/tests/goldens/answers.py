@@ -2,8 +2,8 @@
 
     PYTHONPATH=models/train python runtime/tests/goldens/answers.py
 
-A history's scores are `low` but for those listed as [snippet, label, score]; `absent` lists [snippet, sense]. Thresholds
-are the file's own, so that another bundle's do not matter.
+A history's scores are `low` but for those listed as [snippet, label, score]; `absent` lists [snippet, sense].
+Thresholds are the file's own, so that another bundle's do not matter.
 """
 
 import json
