@@ -6,6 +6,7 @@
 
 mod bundle;
 mod manifest;
+mod questions;
 mod text;
 
 pub use bundle::{Bundle, BundleError};
@@ -13,4 +14,5 @@ pub use manifest::{
     Affine, FORMAT, FusedActivation, Geometry, GoldenFile, GraphFile, Graphs, InView, Label, Labels,
     Manifest, Prompts, Quantisation, QuantisedNode, Text, Threshold, ThresholdChoice, Thresholds,
 };
+pub use questions::{QuestionForm, QuestionKind, Questions, Replies, normalise};
 pub use text::Tokenizer;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::questions::Questions;
+
 /// The manifest format that this crate reads.
 pub const FORMAT: u32 = 1;
 
@@ -36,6 +38,9 @@ pub struct Manifest {
     pub in_view: InView,
     /// Vocabulary and prompts of the text decoder.
     pub text: Text,
+    /// Questions that are answered from the label history; without them the text decoder answers all.
+    #[serde(default)]
+    pub questions: Option<Questions>,
     /// What runs in int8, and at which scales; without nodes everything runs in f32.
     pub quantisation: Quantisation,
     /// What it was trained on, in short.
@@ -347,7 +352,8 @@ impl Manifest {
         }
         self.validate_sources()?;
         self.validate_quantisation()?;
-        self.validate_text()
+        self.validate_text()?;
+        self.questions.as_ref().map_or(Ok(()), |questions| questions.validate(&self.labels))
     }
 
     fn validate_sources(&self) -> Result<(), String> {

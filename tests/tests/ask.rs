@@ -1,5 +1,5 @@
-//! What a question costs: pieces that a snippet hardly waits for, and no more of them in all than two snippets leave time
-//! for, on any board that works on a snippet in half of the time that it lasts.
+//! What a question that the decoder answers costs: pieces that a snippet hardly waits for, and no more of them in all
+//! than two snippets leave time for, on any board that works on a snippet in half of the time that it lasts.
 //!
 //! Counted in processor time of the one thread, in one run, so that the machine and what else it does hardly matter.
 #![allow(
@@ -52,7 +52,7 @@ impl Listener for Asking {
     fn inspect(&mut self, processor: &mut Processor, snippet: &Snippet) -> Result<()> {
         self.snippets.push(used().saturating_sub(self.at));
         if snippet.index >= WARM {
-            let question = "is anyone speaking?".to_owned();
+            let question = "is anyone speaking to you?".to_owned();
             assert!(self.control.order(Order::Ask { ticket: snippet.index, question }));
             let mut pieces = Vec::new();
             loop {

@@ -267,7 +267,7 @@ impl Scene {
         let (end, mut took) = (self.snippets() + snippets, Vec::new());
         while self.snippets() < end {
             let (id, asked) = (format!("storm-{end}-{}", took.len()), Instant::now());
-            writeln!(to, "{}", json!({"id": id, "question": "is anyone speaking?"})).unwrap();
+            writeln!(to, "{}", json!({"id": id, "question": "is anyone speaking to you?"})).unwrap();
             let answer = self.wait("girasol/porch/response", 0, |r| r["id"] == id.as_str());
             took.push(asked.elapsed());
             assert_eq!(answer["ok"], true, "{answer}");

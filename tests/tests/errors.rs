@@ -111,6 +111,10 @@ fn a_manifest_that_is_cut_newer_or_strange_is_refused() {
     refused(&with_manifest(|m| m["surprise"] = 1.into()), &["unknown field `surprise`"]);
     refused(&with_manifest(|m| m["geometry"]["dim"] = 64.into()), &["geometry"]);
     refused(
+        &with_manifest(|m| m["questions"]["forms"][0]["label"] = "yeti".into()),
+        &["questions.forms", "yeti"],
+    );
+    refused(
         &with_manifest(|m| m["graphs"]["latent"]["file"] = "../latent.onnx".into()),
         &["not a plain file name"],
     );

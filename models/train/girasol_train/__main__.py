@@ -13,6 +13,9 @@
     card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
     all        verify, encoders, scenes, teacher, distil, export, evaluate, final, ablate, card
 
+Two more work on a finished bundle: `activations` calibrates its int8 again, `questions` writes the manifest's table of
+questions again.
+
 A stage skips what it finds done for the same inputs (hashes of files), and resumes what was interrupted; everything is
 seeded. Encoders that are in the work directory are used as they are. `final` needs the girasol program (`make build`).
 Training uses a GPU if torch sees one (so far tried with fake tensors only). Defaults of --data and --work are
@@ -324,6 +327,10 @@ def run_activations(job: Job) -> None:
     export.requantise_bundle(job.bundle, job.work, train_fusion.config())
 
 
+def run_questions(job: Job) -> None:
+    export.renew_questions(job.bundle)
+
+
 def run_card(job: Job) -> None:
     report = json.loads((job.work / "evaluation.json").read_text())
     for name in ("final", "ablation", "teacher", "student"):
@@ -361,6 +368,7 @@ STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
     "distil": run_distil, "train": run_train, "export": run_export, "evaluate": run_evaluate, "final": run_final,
     "ablate": run_ablate, "card": run_card, "activations": run_activations,
+    "questions": run_questions,
 }  # fmt: skip
 
 

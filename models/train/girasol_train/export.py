@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import activations, frontend, text
+from . import activations, frontend, questions, text
 from .count import count
 from .fold import fold_constants
 from .fusion import Decoder, Fusion, FusionConfig, Latent, Ring
@@ -377,6 +377,16 @@ def requantise_bundle(folder: pathlib.Path, work: pathlib.Path, config: FusionCo
     write_manifest(path, body)
 
 
+def renew_questions(folder: pathlib.Path) -> None:
+    """Write the questions' table of a finished bundle again; nothing else changes."""
+    path = folder / "manifest.json"
+    body = json.loads(path.read_text())
+    body.pop("questions", None)
+    items = list(body.items())
+    place = 1 + list(body).index("text")
+    write_manifest(path, dict([*items[:place], ("questions", questions.table()), *items[place:]]))
+
+
 def write_manifest(path: pathlib.Path, body: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
@@ -426,6 +436,7 @@ def manifest(
             "vocab": list(text.vocabulary()), "pad": text.PAD, "bos": text.BOS, "eos": text.EOS, "unk": text.UNK,
             "max_output": text.MAX_OUTPUT, "max_question": text.MAX_QUESTION, "prompts": text.PROMPTS,
         },
+        "questions": questions.table(),
         "quantisation": quantisation,
         "training": parts.training,
     }  # fmt: skip

@@ -76,6 +76,17 @@ def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path, a
     return json.loads(done.stdout), [json.loads(line) for line in predictions.read_text().splitlines()]
 
 
+def decoder_right(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path) -> int:
+    """Questions that the decoder answers right: the same bundle without the manifest's table of questions."""
+    copy = out / "decoder-only"
+    shutil.copytree(bundle, copy / "bundle", dirs_exist_ok=True)
+    path = copy / "bundle" / "manifest.json"
+    body = json.loads(path.read_text())
+    body.pop("questions", None)
+    path.write_text(json.dumps(body))
+    return run_program(folder, path.parent, copy)[0]["questions"]["right"]
+
+
 def as_table(lines: list[dict], names: list[str]) -> Table:
     """Predictions as arrays [clips, snippets, labels] in the order of `names`; snippets that are missing are 0."""
     shape = len(names), scenes.SNIPPETS
@@ -273,9 +284,10 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def answers(report: dict, table: Table, truth: Table, rules: evaluate.Rules, names: list[str],
+def answers(report: dict, decoder: int, table: Table, truth: Table, rules: evaluate.Rules, names: list[str],
             questions: list[dict]) -> dict[str, Any]:  # fmt: skip
-    """Right answers, word for word: the decoder's (counted by the runtime) and those of the label history."""
+    """Right answers, word for word: the runtime's, the decoder's alone, and those of the label history in Python (which
+    the runtime's are to be, but for scores rounded to four decimals here)."""
     right: dict[str, list[bool]] = {}
     for q in questions:
         c = names.index(q["clip"])
@@ -284,8 +296,8 @@ def answers(report: dict, table: Table, truth: Table, rules: evaluate.Rules, nam
         said = text.decode(text.encode(said)[: text.MAX_OUTPUT])
         right.setdefault(q["kind"], []).append(said == q["answer"])
     flat = [r for values in right.values() for r in values]
-    return {"asked": report["questions"]["asked"], "decoder_right": report["questions"]["right"],
-            "history_right": int(np.sum(flat)),
+    return {"asked": report["questions"]["asked"], "shipped_right": report["questions"]["right"],
+            "decoder_right": decoder, "history_right": int(np.sum(flat)),
             "history_by_kind": {k: [int(np.sum(v)), len(v)] for k, v in right.items()}}  # fmt: skip
 
 
@@ -331,7 +343,8 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
     result["source"] = source(table, truth)
     result["sentences"] = sentences(table, truth, rules, names)
     questions = json.loads((folder / "questions.json").read_text())
-    result["answers"] = answers(report, table, truth, rules, names, questions)
+    decoder = decoder_right(folder, bundle, work)
+    result["answers"] = answers(report, decoder, table, truth, rules, names, questions)
     return result
 
 

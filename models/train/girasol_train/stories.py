@@ -137,4 +137,4 @@ def _open_answer(truth: Truth, kind: str, t: int) -> str:
         ages = {a: truth.last(t, truth.audible[:, AUDIBLE_IDS.index(a)]) for a in LISTED if a not in AMBIENCE}
         recent = sorted((age, a) for a, age in ages.items() if age is not None)
         return text.answer_list([text.HEARD[a] for _, a in recent])
-    return text.DONT_KNOW
+    return text.REPLIES["unknown"]

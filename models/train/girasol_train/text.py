@@ -257,30 +257,48 @@ def caption(heard: set[str], seen: set[str], in_view: set[str]) -> str:
     return "nothing happens"
 
 
+# What an answer looks like; `{}` is the clause, the thing in view or the age. They go to the manifest as they are.
+REPLIES: dict[str, str] = {
+    "heard": "yes, {}",
+    "seen": "yes, {} is in view",
+    "earlier": "not now, but {}",
+    "no": "no, not in the last minute",
+    "never": "i don't know, not in the last minute",
+    "older": "more than a minute ago",
+    "nothing": "nothing",
+    "and": " and ",
+    "unknown": "i don't know",
+}
+NOW_SECONDS = 1.5  # younger than this is "now"
+MOST = 3  # labels named in one answer
+
+
 def age_phrase(seconds: float) -> str:
-    return next((phrase for phrase, limit in AGES if seconds <= limit), "more than a minute ago")
+    return next((phrase for phrase, limit in AGES if seconds <= limit), REPLIES["older"])
 
 
 def answer_heard(label: str, age: float | None) -> str:
     """`age`: seconds since the label was last heard, None when not within the window."""
-    if age is None:
-        return "no, not in the last minute"
-    return f"yes, {HEARD[label]}" if age < 1.5 else f"not now, but {age_phrase(age)}"
+    return _answer_whether(REPLIES["heard"].format(HEARD[label]), age)
 
 
 def answer_when(age: float | None) -> str:
-    return "i don't know, not in the last minute" if age is None else age_phrase(age)
+    return REPLIES["never"] if age is None else age_phrase(age)
 
 
 def answer_seen(label: str, age: float | None) -> str:
+    return _answer_whether(REPLIES["seen"].format(SEEN[label]), age)
+
+
+def _answer_whether(yes: str, age: float | None) -> str:
     if age is None:
-        return "no, not in the last minute"
-    return f"yes, {SEEN[label]} is in view" if age < 1.5 else f"not now, but {age_phrase(age)}"
+        return REPLIES["no"]
+    return yes if age < NOW_SECONDS else REPLIES["earlier"].format(age_phrase(age))
 
 
 def answer_list(names: list[str]) -> str:
-    """Answer to "what do you hear / see?" from clauses or noun phrases, at most three of them."""
-    return " and ".join(names[:3]) if names else "nothing"
+    """Answer to "what do you hear / see?" from clauses or noun phrases, at most `MOST` of them."""
+    return REPLIES["and"].join(names[:MOST]) if names else REPLIES["nothing"]
 
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -296,7 +314,6 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "is it cold?", "where is my phone?", "what did he say?", "is the window open?", "will it rain today?",
     ),
 }  # fmt: skip
-DONT_KNOW = "i don't know"
 FIXED_WORDS = (
     "in view off camera while is over silent and nothing happens no , not the last minute yes but now more than ago",
     "just i don't know a an someone is", *(phrase for phrase, _ in AGES),

@@ -4,7 +4,7 @@ use girasol_model::{Bundle, Text, Tokenizer};
 use girasol_ops::Kernel;
 
 use super::{
-    G, TOKEN_BLOCK,
+    G, Span, TOKEN_BLOCK,
     graph::{Graph, Port},
     load,
     window::{self, WINDOW, Window},
@@ -61,13 +61,11 @@ impl Draft {
 }
 
 /// A text that is written a token at a time, between snippets. It rests on the window as it was at its beginning.
-pub struct Asking {
+pub(super) struct Writing {
     draft: Draft,
     starts: [Option<MonoTime>; WINDOW],
     now: MonoTime,
-    pub(super) from: MonoTime,
-    pub(super) last: MonoTime,
-    pub(super) snippets: usize,
+    pub(super) span: Span,
     self_k: Vec<f32>,
     self_v: Vec<f32>,
 }
@@ -179,24 +177,19 @@ impl Decoder {
         Ok(draft.written.len() >= self.text.max_output.min(room))
     }
 
-    /// Begins a text about the window as it is now, to be written a token at a time; `None` while there is nothing in
-    /// it that begins after `since`.
-    pub(crate) fn begin(
+    /// Begins a text about the snippets of `starts`, to be written a token at a time; `None` while there are none.
+    pub(super) fn begin(
         &self,
         prompt: &Prompt<'_>,
-        window: &Window,
+        starts: [Option<MonoTime>; WINDOW],
         now: MonoTime,
-        since: MonoTime,
-    ) -> Option<Asking> {
-        let starts = window.starts().map(|start| start.filter(|&s| s > since));
-        let (from, last) = (starts.iter().flatten().min()?, starts.iter().flatten().max()?);
+    ) -> Option<Writing> {
+        let span = Span::of(&starts)?;
         let values = G.decoder_layers * G.decoder_context * G.dim;
-        Some(Asking {
+        Some(Writing {
             draft: self.draft(self.prompt_tokens(prompt)),
             now,
-            from: *from,
-            last: *last,
-            snippets: starts.iter().flatten().count(),
+            span,
             starts,
             self_k: vec![0.0; values],
             self_v: vec![0.0; values],
@@ -204,7 +197,7 @@ impl Decoder {
     }
 
     /// Writes one token more. `Ok(None)` while it goes on; a text whose window has been forgotten meanwhile is empty.
-    pub(crate) fn resume(&mut self, asking: &mut Asking, window: &Window) -> Result<Option<Sentence>> {
+    pub(super) fn resume(&mut self, asking: &mut Writing, window: &Window) -> Result<Option<Sentence>> {
         let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
         let mut left = false;
         for (slot, (&was, &is)) in asking.starts.iter().zip(window.starts()).enumerate() {

@@ -7,6 +7,7 @@
 mod decoder;
 mod golden;
 mod graph;
+mod history;
 mod integer;
 mod profile;
 mod surprise;
@@ -21,14 +22,15 @@ use girasol_model::{Bundle, Geometry, GraphFile, Manifest};
 use girasol_ops::Kernel;
 
 pub use crate::event::Sentence;
-pub use decoder::{Asking, Prompt};
+pub use decoder::Prompt;
 pub use golden::SelfTest;
 pub use graph::NodeCost;
 pub use profile::{StageCost, median_time};
 
 use self::{
-    decoder::Decoder,
+    decoder::{Decoder, Writing},
     graph::{Graph, Port},
+    history::History,
     integer::Integers,
     surprise::{Surprise, prediction_error},
     window::{WINDOW, Window},
@@ -104,8 +106,9 @@ pub struct Arithmetic {
 /// An answer, and what it rests on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The text and the geometric mean of its tokens' probabilities; an empty text when the window was forgotten
-    /// (a reset) while it was being written.
+    /// The text, and how sure it is: the geometric mean of its tokens' probabilities where the decoder wrote it; what a
+    /// score says where it comes from the history of scores (docs/reference/mqtt.md). An empty text when the window was
+    /// forgotten (a reset) while it was being written.
     pub sentence: Sentence,
     /// Start of the oldest snippet in the window.
     pub from: MonoTime,
@@ -113,6 +116,16 @@ pub struct Answer {
     pub to: MonoTime,
     /// Number of snippets.
     pub snippets: usize,
+}
+
+/// An answer or a caption in the making. It rests on the window as it was at its beginning.
+pub struct Asking(Task);
+
+enum Task {
+    /// From the history of scores, at once.
+    Known(Answer),
+    /// By the decoder, a token at a time.
+    Written(Box<Writing>),
 }
 
 /// What the window covers when no snippet is missing.
@@ -129,6 +142,8 @@ pub struct Model {
     latent: Graph,
     decoder: Decoder,
     window: Window,
+    /// Where the bundle has a table of questions.
+    history: Option<History>,
     surprise: Surprise,
     /// Prediction of the next snippet's tokens, when the last step made one.
     predicted: Option<Box<[f32; TOKEN_BLOCK]>>,
@@ -217,6 +232,7 @@ impl Model {
         let model = Self {
             bundle_id: bundle.id().to_owned(),
             kernel,
+            history: History::new(&manifest),
             manifest,
             video,
             audio,
@@ -319,20 +335,40 @@ impl Model {
 
     /// Writes a sentence about the newest snippet, or answers a question about the window.
     pub fn write(&mut self, prompt: &Prompt<'_>) -> Result<Sentence> {
+        if let Some(sentence) = self.known(prompt, self.window.starts()) {
+            return Ok(sentence);
+        }
         self.decoder.write(prompt, &self.window, self.now)
     }
 
     /// Begins to answer `prompt` from the minute before `now`; `None` when nothing was heard or seen in it.
     #[must_use]
     pub fn begin(&self, prompt: &Prompt<'_>, now: MonoTime) -> Option<Asking> {
-        self.decoder.begin(prompt, &self.window, self.now, now.max(self.now) - LAST_MINUTE)
+        let since = now.max(self.now) - LAST_MINUTE;
+        let starts = self.window.starts().map(|start| start.filter(|&s| s > since));
+        if let Some(sentence) = self.known(prompt, &starts) {
+            let span = Span::of(&starts)?;
+            return Some(Asking(Task::Known(span.answer(sentence))));
+        }
+        let writing = self.decoder.begin(prompt, starts, self.now)?;
+        Some(Asking(Task::Written(Box::new(writing))))
     }
 
     /// Writes one token of the answer; `Ok(None)` while it goes on. Snippets and sentences may come in between.
     pub fn resume(&mut self, asking: &mut Asking) -> Result<Option<Answer>> {
-        let sentence = self.decoder.resume(asking, &self.window)?;
-        let to = asking.last + Duration::from_millis(960);
-        Ok(sentence.map(|sentence| Answer { sentence, from: asking.from, to, snippets: asking.snippets }))
+        match &mut asking.0 {
+            Task::Known(answer) => Ok(Some(answer.clone())),
+            Task::Written(writing) => {
+                let sentence = self.decoder.resume(writing, &self.window)?;
+                Ok(sentence.map(|sentence| writing.span.answer(sentence)))
+            }
+        }
+    }
+
+    /// The answer to a question of the bundle's table, from the scores of the snippets of `starts`; `None` for all else.
+    fn known(&self, prompt: &Prompt<'_>, starts: &[Option<MonoTime>; WINDOW]) -> Option<Sentence> {
+        let Prompt::Ask(question) = prompt else { return None };
+        self.history.as_ref()?.answer(question, starts)
     }
 
     /// Encoders: each modality's tokens into the Combiner's inputs; zeros where there is nothing.
@@ -392,7 +428,7 @@ impl Model {
             return Ok(false);
         }
         let Output { audible, visible, source, reset, .. } = &mut self.output;
-        for (scores, index) in [(audible, 2), (visible, 3), (source, 4)] {
+        for (scores, index) in [(&mut *audible, 2), (&mut *visible, 3), (source, 4)] {
             for (p, &logit) in scores.iter_mut().zip(out.get(index)?) {
                 *p = sigmoid(logit);
             }
@@ -402,9 +438,34 @@ impl Model {
         for (window, new) in [(latent::K_WINDOW, 5), (latent::V_WINDOW, 6)] {
             write_slot(self.latent.input(window)?, out.get(new)?, slot);
         }
+        if let Some(history) = &mut self.history {
+            let seen = input.frames.iter().any(Option::is_some);
+            history.put(slot, audible, visible, input.mel.is_some(), seen);
+        }
         self.decoder.remember(out.get(7)?, out.get(8)?, slot)?;
         self.window.push(input.start);
         Ok(true)
+    }
+}
+
+/// The snippets that an answer rests on.
+#[derive(Clone, Copy)]
+struct Span {
+    from: MonoTime,
+    last: MonoTime,
+    snippets: usize,
+}
+
+impl Span {
+    /// `None` without any snippet.
+    fn of(starts: &[Option<MonoTime>; WINDOW]) -> Option<Self> {
+        let given = || starts.iter().flatten().copied();
+        Some(Self { from: given().min()?, last: given().max()?, snippets: given().count() })
+    }
+
+    fn answer(self, sentence: Sentence) -> Answer {
+        let to = self.last + Duration::from_millis(960);
+        Answer { sentence, from: self.from, to, snippets: self.snippets }
     }
 }
 
@@ -498,7 +559,7 @@ mod tests {
     #[test]
     fn an_answer_in_slices_is_the_answer_in_one_whatever_comes_between() {
         let mut model = Model::load(&bundle()).unwrap();
-        let prompt = Prompt::Ask("is anyone speaking?");
+        let prompt = Prompt::Ask("is anyone speaking to you?");
         assert!(model.begin(&prompt, MonoTime(0)).is_none(), "nothing was heard or seen");
         let mel: Vec<f32> = (0..MEL_VALUES).map(|i| (i % 17) as f32 / 4.0 - 3.0).collect();
         let frame: Vec<f32> = (0..FRAME_VALUES).map(|i| (i % 11) as f32 / 11.0 - 0.5).collect();
@@ -530,6 +591,27 @@ mod tests {
         let mut asking = model.begin(&prompt, now).unwrap();
         model.reset().unwrap();
         assert_eq!(model.resume(&mut asking).unwrap().unwrap().sentence, Sentence::default());
+    }
+
+    #[test]
+    fn a_question_of_the_table_is_answered_at_once_from_the_same_minute() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let prompt = Prompt::Ask("Is anyone speaking?");
+        assert!(model.begin(&prompt, MonoTime(0)).is_none(), "nothing was heard or seen");
+        let (mel, frame) = (vec![-2.0; MEL_VALUES], vec![0.3; FRAME_VALUES]);
+        for index in 0..70 {
+            model.step(&input(index, &mel, &frame)).unwrap();
+        }
+        let now = MonoTime(70 * 960_000_000);
+        let mut asking = model.begin(&prompt, now).unwrap();
+        let answer = model.resume(&mut asking).unwrap().expect("an answer in one piece");
+        // A minute before `now`: the snippet that begins just then is not in it.
+        assert_eq!((answer.from, answer.to, answer.snippets), (MonoTime(7 * 960_000_000), now, 63));
+        assert_eq!(answer.sentence, model.write(&prompt).unwrap());
+        assert!(!answer.sentence.text.is_empty());
+        assert!(model.begin(&prompt, MonoTime(300 * 1_000_000_000)).is_none());
+        model.reset().unwrap();
+        assert!(model.begin(&prompt, now).is_none());
     }
 
     #[test]
