@@ -274,7 +274,7 @@ impl LiveListener for Service<'_> {
         let now = self.clock.now();
         self.publish_state(status, now);
         // In any case: the last counters are worth it.
-        self.send_state(now);
+        self.account.publish();
         if let Some(publisher) = self.publisher
             && publisher.status().connected
         {
