@@ -470,7 +470,7 @@ echo "status $?" >> /share/checked
 
 
 def verdicts(board: Board) -> Result:
-    """What `girasol check` says of a dark, frozen picture and of digital silence."""
+    """What `girasol check` says of a black, still picture and of digital silence."""
     clip = board.share / "clip"
     clip.mkdir()
     (clip / "picture.yuyv").write_bytes(bytes([16, 128, 16, 128]) * (320 * 240 // 2))
