@@ -102,12 +102,13 @@ class Broker:
             [mosquitto(), "-c", self._folder / "broker.conf"], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )
         command = ["mosquitto_sub", "-V", "mqttv5", "-h", "127.0.0.1", "-p", str(self.port), "-t", "girasol/#"]
-        command += self._login
+        # A session that outlives the broker: what is published before the subscriber is back waits for it.
+        command += ["-i", "judge", "-q", "1", "-c", *self._login]
         before = self._subscriptions()
         wait_until(self._listens, "mosquitto does not start")
         with (self._folder / "messages").open("a") as out:
             self._subscriber = subprocess.Popen([*command, "-F", "%U %r %t %p"], stdout=out)
-        # Nothing may be published before the subscription stands.
+        # The first time, nothing may be published before the subscription stands.
         wait_until(lambda: self._subscriptions() > before, "mosquitto_sub does not subscribe")
 
     def _listens(self) -> bool:
@@ -339,7 +340,7 @@ def short_clip() -> tuple[Path, dict]:
         shutil.copy(part / "demo/truth.json", clip)
         return clip
 
-    clip = cached(f"clip-{SEED}", [composer, Path(__file__)], build)
+    clip = cached(f"clip-{SEED}", [composer], build)
     return clip, json.loads((clip / "truth.json").read_text())
 
 
@@ -469,7 +470,7 @@ echo "status $?" >> /share/checked
 
 
 def verdicts(board: Board) -> Result:
-    """What `girasol check` says of a dark, frozen picture and of digital silence."""
+    """What `girasol check` says of a black, still picture and of digital silence."""
     clip = board.share / "clip"
     clip.mkdir()
     (clip / "picture.yuyv").write_bytes(bytes([16, 128, 16, 128]) * (320 * 240 // 2))
@@ -495,7 +496,7 @@ cp /share/root/usr/bin/girasol /tmp/girasol
 
 
 def drift(board: Board) -> Result:
-    """A sound card that runs 150 ppm fast, then 150 ppm slow: found to within 10 ppm in a minute."""
+    """A sound card that runs 150 ppm fast, then one 150 ppm slow: found to within 10 ppm in a minute."""
     clip, _ = short_clip()
     board.clip(clip)
     board.config("[camera]\nenabled = false")
@@ -503,31 +504,35 @@ def drift(board: Board) -> Result:
         """
 play
 rate_shift() { amixer -q -c Loopback cset "iface=PCM,name='PCM Rate Shift 100000',device=0" "$1" || die 'rate shift'; }
-start
-opened 30 microphone
-mark shifted 150
-rate_shift 100015
-sleep 75
-mark shifted -150
-rate_shift 99985
-sleep 100
-stop
+# A card does not change its rate while it runs, so each has a run of its own.
+for rate in 100015 99985; do
+    rate_shift $rate
+    n=$(count 'microphone open')
+    start
+    until_true 30 'the microphone is open' again "$n" 'microphone open'
+    sleep 65
+    stop
+done
 """,
         1800,
         *virtual(SHIFT),
     )
-    changes = result.marks("shifted")
-    last = result.mark("term")
-    bounds, found = [at for at, _ in changes] + [last], []
-    for (begun, wanted), over in zip(changes, bounds[1:], strict=True):
-        states = [s for s in result.states() if begun < s["at"] <= over and s["drift_ppm"] is not None]
-        check(bool(states), f"no drift was told\n{result.tail()}")
-        told = states[-1]
-        result.measure(f"played {wanted} ppm, told {told['drift_ppm']:+.1f} after {told['at'] - begun:.0f} s")
-        found.append(told["drift_ppm"] / float(wanted))
+    runs: list[list[dict]] = []
+    for state in (message.json for message in result.messages("state")):
+        if not runs or state["uptime"] < runs[-1][-1]["uptime"]:
+            runs.append([])
+        runs[-1].append(state)
+    check(len(runs) == 2, f"{len(runs)} runs told their state")
+    found = []
+    for wanted, states in zip((150.0, -150.0), runs, strict=True):
+        told = [s for s in states if s["drift_ppm"] is not None]
+        check(bool(told), f"no drift was told\n{result.tail()}")
+        ppm, at = told[-1]["drift_ppm"], told[-1]["uptime"]
+        result.measure(f"played {wanted:+.0f} ppm, told {ppm:+.1f} after {at:.0f} s")
+        found.append(ppm / wanted)
         # Which sign a faster sound card has is the driver's; that it changes is not.
-        check(abs(abs(told["drift_ppm"]) - abs(float(wanted))) <= 10.0, "not within 10 ppm")
-        check(found[0] * found[-1] > 0, "the sign did not change")
+        check(abs(abs(ppm) - abs(wanted)) <= 10.0, "not within 10 ppm")
+    check(found[0] * found[1] > 0, "the sign did not change")
     return result
 
 
@@ -706,7 +711,7 @@ stop
 
 
 def broker_cut(board: Board) -> Result:
-    """The broker killed for ten seconds and more while a dog barks: every event arrives, once, in order."""
+    """The broker killed for ten seconds and more while a dog barks: every event message arrives, in order."""
     clip, _ = short_clip()
     board.clip(clip)
     board.config()
@@ -739,9 +744,9 @@ play_clip
 until_true 60 'the clip is over' clip_is_over
 sleep 2
 used away
+n=$(count 'mqtt: connected')
 mark broker back
 until_true 600 'the broker is back' test -e /share/broker-is-back
-n=$(count 'mqtt: connected')
 until_true 60 'connected again' again $n 'mqtt: connected'
 mark connected
 sleep 5
@@ -752,14 +757,17 @@ stop
         meanwhile=meanwhile,
     )
     events = result.events()
-    numbers = sorted({e["seq"] for e in events})
-    check(numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"numbers are missing: {numbers}")
+    # At least once: a copy may come, and later than others.
+    numbers = list(dict.fromkeys(e["seq"] for e in events))
+    check(numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"missing or out of order: {numbers}")
     away = {words: at for at, words in result.marks("broker")}
     during = [e for e in events if e["type"] == "new" and away["away"] < e["start"] < away["back"]]
     check(len(during) >= 1, "nothing happened while the broker was away")
     last = result.states()[-1]["counters"]
     check(last["dropped"] == last["expired"] == 0, f"lost: {last}")
-    result.measure(f"{len(numbers)} event messages, {len(during)} events begun while away, {last['reconnects']} reconnects")
+    copies = len(events) - len(numbers)
+    result.measure(f"{len(numbers)} event messages, none missing, {copies} copies, {last['reconnects']} reconnects")
+    result.measure(f"{len(during)} events begun while it was away")
     result.measure(f"connected again {result.mark('connected') - away['back']:.1f} s after it was back")
     ended(result)
     return result

@@ -60,11 +60,13 @@ clip_is_over() { [ "$(grep -c end /share/played)" -gt "$played" ]; }
 # girasol as it is shipped, with /share/girasol.toml; its log goes to /share/log.
 start() {
     [ -x /tmp/girasol ] || cp /share/root/usr/bin/girasol /tmp/girasol
+    touch /share/log
+    runs=$(count ' running ')
     mark start
     STATE_DIRECTORY=/tmp/state /tmp/girasol run --config /share/girasol.toml --bundle /share/root/usr/share/girasol/bundle \
         >> /share/log 2>&1 &
     girasol=$!
-    until_true 120 'girasol runs' grep -q ' running ' /share/log
+    until_true 120 'girasol runs' again "$runs" ' running '
     mark running
 }
 alive() { kill -0 "$girasol"; }
