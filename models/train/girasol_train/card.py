@@ -37,8 +37,9 @@ LIMITS = """## What to know before trusting it
   other than those of the speech clips. Cartoons, screens and printed pictures of things count as the things.
 - **Short sounds cut by a snippet's border** are weaker: see the onset table. An audio hop of 0.48 s would help and is
   not used.
-- Answers to questions come from a small closed grammar over what the label heads know. They are the least reliable
-  output; anything else should be answered "i don't know", and is not always.
+- Answers to questions of a closed list come from the history of the label scores, which is right more often than the
+  decoder (see below); other questions go to the decoder, which should answer "i don't know" and does not always.
+- Without a camera the decoder may still write "off camera"; the event's `in_view` and `degraded` say what is known.
 - The published COCO and YAMNet teachers may have seen some of the kit's media in their own training.
 - False alarms per hour come from composed scenes that are far busier than a room; a quiet room should do better, an
   unusual one (a workshop, a parrot) worse. Nothing here was measured on a months-long recording.
@@ -263,8 +264,9 @@ def final_section(report: dict[str, Any]) -> str:
     found.append(
         f"Captions ({sentences['count']} snippets), label F1, against a template over the same scores:\n\n"
         + table(["", "(95 %)"], figure_rows(sentences["figures"]))
-        + f"\nAnswers, word for word: {answers['decoder_right']} of {answers['asked']} by the decoder, "
-        f"{answers['history_right']} by the history of the same scores.\n"
+        + f"\nAnswers, word for word: {answers['shipped_right']} of {answers['asked']} as shipped (from the history of "
+        f"scores, where the question is in the closed list), {answers['decoder_right']} by the decoder alone, "
+        f"{answers['history_right']} by the same history in Python.\n"
     )
     samples = [[number(s["f1"]), s["said"], s["template"], s["truth"]] for s in sentences["samples"]]
     found.append("Samples, worst first:\n\n" + table(["F1", "said", "template", "truth"], samples))
