@@ -1,6 +1,11 @@
 //! `girasol run` on a machine whose devices are not there: waiting is a state like any other.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests, in real time")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "tests, in real time, that say what they measured"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -44,12 +49,15 @@ fn without_devices_it_waits_says_so_and_ends_in_time() {
     let before = ticks(running.pid());
     let _ = wait_until(Duration::from_secs(4), || false);
     let used = ticks(running.pid()) - before;
+    println!("waiting: {used} ticks of 1/100 s in 4 s");
     assert!(used <= 20, "{used} ticks of 1/100 s in 4 s of waiting");
 
     let asked = Instant::now();
     running.terminate();
     let outcome = running.finish().success();
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}: {}", asked.elapsed(), outcome.stderr);
+    let took = asked.elapsed();
+    println!("SIGTERM to the end: {took:.2?}");
+    assert!(took < Duration::from_secs(2), "{took:?}: {}", outcome.stderr);
     let last = subscriber.wait(Duration::from_secs(10), |r| {
         r.last().is_some_and(|m| m.topic.ends_with("/availability") && m.payload == "offline")
     });
