@@ -34,7 +34,8 @@ def with_float_weights(path: pathlib.Path, out: pathlib.Path) -> None:
     graph, constants = model.graph, {t.name: t for t in model.graph.initializer}
     for node in [n for n in graph.node if n.op_type == "DequantizeLinear"]:
         q, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
-        weight = q.astype(np.float32) * scale.reshape(-1, *[1] * (q.ndim - 1))
+        axis = next(a.i for a in node.attribute if a.name == "axis")
+        weight = q.astype(np.float32) * np.expand_dims(scale, [d for d in range(q.ndim) if d != axis])
         graph.initializer.append(numpy_helper.from_array(weight, node.output[0]))
         graph.node.remove(node)
     read = {name for node in graph.node for name in node.input}
@@ -44,12 +45,16 @@ def with_float_weights(path: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def noise(path: pathlib.Path, seed: int) -> dict[str, np.ndarray]:
-    """A value for each input: reals around 0; integers (tokens, positions) are 1."""
+    """A value for each input: reals around 0; integers (tokens, positions), masks and times are 1."""
     rng, feed = np.random.default_rng(seed), {}
     for port in onnx.load(path).graph.input:
         shape = [d.dim_value for d in port.type.tensor_type.shape.dim]
-        integer = port.type.tensor_type.elem_type == onnx.TensorProto.INT64
-        feed[port.name] = np.ones(shape, np.int64) if integer else rng.normal(0, 1, shape).astype(np.float32)
+        if port.type.tensor_type.elem_type == onnx.TensorProto.INT64:
+            feed[port.name] = np.ones(shape, np.int64)
+        elif port.name.split("_")[-1] in ("present", "valid", "age", "offset", "dt"):
+            feed[port.name] = np.ones(shape, np.float32)
+        else:
+            feed[port.name] = rng.normal(0, 1, shape).astype(np.float32)
     return feed
 
 
