@@ -11,7 +11,7 @@ mod text;
 
 pub use bundle::{Bundle, BundleError};
 pub use manifest::{
-    Affine, FORMAT, FusedActivation, Geometry, GoldenFile, GraphFile, Graphs, InView, Label, Labels,
+    Absent, Affine, FORMAT, FusedActivation, Geometry, GoldenFile, GraphFile, Graphs, InView, Label, Labels,
     Manifest, Prompts, Quantisation, QuantisedNode, Text, Threshold, ThresholdChoice, Thresholds,
 };
 pub use questions::{QuestionForm, QuestionKind, Questions, Replies, normalise};

@@ -286,11 +286,32 @@ pub struct Text {
     pub max_output: usize,
     /// Most tokens of a question that enter a prompt.
     pub max_question: usize,
+    /// Most labels of each sense in a prompt's context text.
+    #[serde(default)]
+    pub max_known: usize,
+    /// What the context text says of a sense that is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<Absent>,
     /// Prompts by task.
     pub prompts: Prompts,
 }
 
-/// Prompts by task. `{label}` stands for `<hear:ID>` or `<see:ID>`, `{question}` for the question's pieces.
+/// What the context text says of a snippet without sound, and of one without a picture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "said above")]
+pub struct Absent {
+    pub sound: String,
+    pub picture: String,
+}
+
+impl Absent {
+    /// Most tokens of either that enter a prompt.
+    pub const MOST_TOKENS: usize = 3;
+}
+
+/// Prompts by task. `{label}` stands for `<hear:ID>` or `<see:ID>`, `{question}` for the question's pieces, `{known}` for
+/// the context text: `<hear:ID>` and `<see:ID>` of what the newest snippet's scores claim, at the best-F1 thresholds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs, reason = "said above")]
@@ -402,6 +423,9 @@ impl Manifest {
         }
         if text.max_question == 0 || text.max_question + text.max_output >= self.geometry.decoder_context {
             return Err("text.max_question + text.max_output must be less than decoder_context".into());
+        }
+        if 2 * (text.max_known + Absent::MOST_TOKENS) + text.max_output + 4 > self.geometry.decoder_context {
+            return Err("text.max_known is too large for decoder_context".into());
         }
         let literal = |p: &String| !p.starts_with('{');
         let prompts = [&text.prompts.event, &text.prompts.caption, &text.prompts.ask];

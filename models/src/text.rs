@@ -161,6 +161,8 @@ mod tests {
             unk: 3,
             max_output: 8,
             max_question: 8,
+            max_known: 0,
+            absent: None,
             prompts: Prompts { event: vec![], caption: vec![], ask: vec![] },
         })
     }

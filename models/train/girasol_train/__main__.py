@@ -6,12 +6,13 @@
     teacher    Combiner, latent model and decoder at more than four times the student's size
     distil     the student, from the truth and from the teacher
     train      the student from the truth alone, instead of `teacher` and `distil`
+    text       the decoder alone, on the context text that the runtime gives it
     export     calibration, thresholds and the bundle, each file held against torch
     evaluate   the bundle on the test sources; writes evaluation.json into the work directory
     final      composed clips of the final sources through `girasol eval`, beside its peers; writes final.json
     ablate     what each part is worth, at student size on a short schedule; writes ablation.json
     card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
-    all        verify, encoders, scenes, teacher, distil, export, evaluate, final, ablate, card
+    all        verify, encoders, scenes, teacher, distil, text, export, evaluate, final, ablate, card
 
 Two more work on a finished bundle: `activations` calibrates its int8 again, `questions` writes the manifest's table of
 questions again.
@@ -36,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import ablate, calibrate, card, evaluate, export, final, plots, scenes, train_fusion
+from . import ablate, calibrate, card, evaluate, export, final, plots, scenes, train_fusion, train_text
 from . import audio_data as ad
 from . import train_audio as ta
 from . import train_video as tv
@@ -47,9 +48,9 @@ from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 60, "val": 12, "test": 10}, "video": {"train": 50, "val": 8, "test": 8}}
-ALL = ("verify", "encoders", "scenes", "teacher", "distil", "export", "evaluate", "final", "ablate", "card")
+ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -72,6 +73,7 @@ class Job:
     teacher_minutes: float = 1e9
     encoder_minutes: float = 80.0
     ablation_steps: int = ablate.STEPS
+    text_steps: int = train_text.STEPS
     small: bool = False  # a few of everything, to see that all stages run
 
     @property
@@ -85,6 +87,10 @@ class Job:
     @property
     def fusion_checkpoint(self) -> pathlib.Path:
         return self.work / "fusion.pt"
+
+    @property
+    def decoder_checkpoint(self) -> pathlib.Path:
+        return self.work / "decoder.pt"
 
     @property
     def teacher_checkpoint(self) -> pathlib.Path:
@@ -226,11 +232,28 @@ def rules_path(job: Job) -> pathlib.Path:
     return job.work / "rules.json"
 
 
-def calibrated(job: Job, pool: train_fusion.Pool) -> Fusion:
-    """The trained fusion model with calibration on `pool` folded in."""
+def calibrated(job: Job, pool: train_fusion.Pool, decoder: bool = True) -> Fusion:
+    """The trained fusion model with calibration on `pool` folded in; with the decoder of the stage `text`."""
     fusion = train_fusion.load_fusion(job.fusion_checkpoint)
     calibrate.fold_calibration(fusion, calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=3))
+    if decoder:
+        saved = torch.load(job.decoder_checkpoint, map_location="cpu", weights_only=True)
+        fusion.decoder.load_state_dict(saved["average"])
     return fusion
+
+
+def rules_for(fusion: Fusion, pool: train_fusion.Pool) -> evaluate.Rules:
+    return calibrate.label_rules(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=4, repeats=2))
+
+
+def run_text(job: Job) -> None:
+    key = job.key(job.text_steps, job.fusion_checkpoint)
+    if train_text.finished(job.decoder_checkpoint, key, job.text_steps):
+        print("text: nothing has changed")
+        return
+    pool = job.pool("val")
+    fusion = calibrated(job, pool, decoder=False)
+    train_text.train(fusion, rules_for(fusion, pool), job.pool("train"), job.decoder_checkpoint, key, job.text_steps)
 
 
 def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pathlib.Path]) -> bool:
@@ -249,12 +272,14 @@ def finished(job: Job, stage: str, inputs: list[pathlib.Path]) -> None:
 
 
 def run_export(job: Job) -> None:
-    inputs = [job.fusion_checkpoint, job.audio_checkpoint, job.video_checkpoint]
+    if not job.decoder_checkpoint.exists():
+        raise SystemExit(f"{job.decoder_checkpoint} is missing: run the stage `text` first")
+    inputs = [job.fusion_checkpoint, job.decoder_checkpoint, job.audio_checkpoint, job.video_checkpoint]
     if unchanged(job, "export", inputs, [job.bundle / "manifest.json"]):
         return
     pool = job.pool("val")
     fusion = calibrated(job, pool)
-    rules = calibrate.label_rules(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=4, repeats=2))
+    rules = rules_for(fusion, pool)
     rules_path(job).write_text(json.dumps(rules, indent=1))
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     shipped = {kind: {name: {k: v for k, v in rule.items() if k != "validation"} for name, rule in table.items()}
@@ -315,7 +340,7 @@ def run_evaluate(job: Job) -> None:
     note("staged", {mode: evaluate.staged_report(made, logits, rules, mode) for mode in ("low_false_alarm", "best_f1")})
     count = 2 if job.small else QUIET["scenes"]
     note("quiet", evaluate.quiet_report(streamer, sounds, views, rules, count, QUIET["seed"]))
-    note("sentences", evaluate.sentence_scores(streamer, pool, 5 if job.small else 200))
+    note("sentences", evaluate.sentence_scores(streamer, pool, rules, 5 if job.small else 200))
     note("pictures", evaluate.picture_scores(streamer, vd.load_images(job.data, job.work, "test"), rules))
     clips = {split: ad.load_clips(job.data, job.work, split) for split in ("test", "val")}
     note("clips", evaluate.clip_accuracy(streamer, clips["test"], clips["val"]))
@@ -357,6 +382,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--teacher-minutes", type=float, default=1e9)
     made.add_argument("--encoder-minutes", type=float, default=80.0, help="of each encoder")
     made.add_argument("--ablation-steps", type=int, default=ablate.STEPS, help="about 0.5 s of one core each, 36 runs")
+    made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
     made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
@@ -366,9 +392,9 @@ def parser() -> argparse.ArgumentParser:
 
 STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
-    "distil": run_distil, "train": run_train, "export": run_export, "evaluate": run_evaluate, "final": run_final,
-    "ablate": run_ablate, "card": run_card, "activations": run_activations,
-    "questions": run_questions,
+    "distil": run_distil, "train": run_train, "text": run_text, "export": run_export,
+    "evaluate": run_evaluate, "final": run_final, "ablate": run_ablate, "card": run_card,
+    "activations": run_activations, "questions": run_questions,
 }  # fmt: skip
 
 
@@ -378,7 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
-        options.encoder_minutes, options.ablation_steps, options.small,
+        options.encoder_minutes, options.ablation_steps, options.text_steps, options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

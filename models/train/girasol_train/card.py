@@ -39,7 +39,7 @@ LIMITS = """## What to know before trusting it
   not used.
 - Answers to questions of a closed list come from the history of the label scores, which is right more often than the
   decoder (see below); other questions go to the decoder, which should answer "i don't know" and does not always.
-- Without a camera the decoder may still write "off camera"; the event's `in_view` and `degraded` say what is known.
+- A sentence puts into words what the scores claim; where they are wrong, so is the sentence.
 - The published COCO and YAMNet teachers may have seen some of the kit's media in their own training.
 - False alarms per hour come from composed scenes that are far busier than a room; a quiet room should do better, an
   unusual one (a workshop, a parrot) worse. Nothing here was measured on a months-long recording.
@@ -163,9 +163,10 @@ def other_sections(report: dict[str, Any]) -> str:
         f"{macro[0]}, YOLOX-nano {macro[1]}.\n"
     )
     sentences = report["sentences"]
-    rows = [[k, r["count"], number(r["exact"]), number(r["label_f1"])] for k, r in sentences["table"].items()]
+    rows = [[k, r["count"], number(r["exact"]), number(r["label_f1"]), number(r["template_f1"])]
+            for k, r in sentences["table"].items()]  # fmt: skip
     title = "## Sentences\n\nComposed test scenes, against the composed truth. *label F1*: the things one names.\n\n"
-    parts.append(title + table(["prompt", "count", "exact", "label F1"], rows))
+    parts.append(title + table(["prompt", "count", "exact", "label F1", "template's"], rows))
     picked = [[f"`{s['prompt']}`", s["said"], s["truth"]] for s in sentences["samples"][:24]]
     parts.append("Samples, in order of drawing:\n\n" + table(["prompt", "said", "truth"], picked))
     if "onset" in report:
@@ -261,9 +262,11 @@ def final_section(report: dict[str, Any]) -> str:
         + table(["label", "default", "found", "95 %", "false", "hours", "false/h", "at most"], rows)
     )
     sentences, answers = report["sentences"], report["answers"]
+    blind = sentences["without_picture"]
     found.append(
         f"Captions ({sentences['count']} snippets), label F1, against a template over the same scores:\n\n"
         + table(["", "(95 %)"], figure_rows(sentences["figures"]))
+        + f"\nWithout a picture {blind['speak_of_view']} of {blind['count']} captions spoke of the view.\n"
         + f"\nAnswers, word for word: {answers['shipped_right']} of {answers['asked']} as shipped (from the history of "
         f"scores, where the question is in the closed list), {answers['decoder_right']} by the decoder alone, "
         f"{answers['history_right']} by the same history in Python.\n"

@@ -25,7 +25,7 @@ from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SNIPPET_SAMPLES, frame_tenso
 from .fusion import SNIPPET_SECONDS, Fusion
 from .labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS
 from .quant import fake_quant_weights
-from .train_fusion import Pool, collate, draw_scene
+from .train_fusion import Pool, collate, draw_scene, story
 
 OFFSETS = np.array([0.24, 0.72], np.float32)
 STAGED_SNIPPETS = 40
@@ -328,7 +328,25 @@ def mentioned(sentence: str) -> set[str]:
     return found
 
 
-def sentence_scores(streamer: Streamer, pool: Pool, count: int, seed: int = 5) -> dict[str, Any]:
+def label_f1(said: str, right: str) -> float:
+    """F1 of the things that a sentence names; of sentences that name nothing, whether they are the same."""
+    a, b = mentioned(said), mentioned(right)
+    return 2.0 * len(a & b) / (len(a) + len(b)) if a or b else float(said == right)
+
+
+def claim(rules: Rules, outcomes: dict[str, np.ndarray], truth: stories.Truth) -> stories.Truth:
+    """What probabilities [T, labels] claim at the `best_f1` thresholds, in the form of a truth."""
+    said = {}
+    for sense, (kind, ids) in enumerate((("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS))):
+        on = np.array([rules[kind][name]["thresholds"]["best_f1"]["on"] for name in ids])
+        said[kind] = (outcomes[kind] >= on).astype(np.float32)
+        if truth.present is not None:
+            said[kind] *= truth.present[: len(said[kind]), sense : sense + 1]
+    ones = [np.ones_like(said[kind]) for kind in ("audible", "visible")]
+    return stories.Truth(said["audible"], ones[0], said["visible"], ones[1], truth.start, truth.present)
+
+
+def sentence_scores(streamer: Streamer, pool: Pool, rules: Rules, count: int, seed: int = 5) -> dict[str, Any]:
     """Greedy sentences for random moments of test scenes, per kind of prompt."""
     rng = np.random.default_rng(seed)
     result: dict[str, dict[str, list[float]]] = {}
@@ -336,24 +354,34 @@ def sentence_scores(streamer: Streamer, pool: Pool, count: int, seed: int = 5) -
     while sum(len(v["exact"]) for v in result.values()) < count:
         track = int(rng.integers(len(pool.audio["tokens"])))
         scene = draw_scene(rng, pool, scenes.SNIPPETS, audio_track=track)
-        truth = stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum())
+        truth, scores = story(scene), {kind: [] for kind in ("audible", "visible")}
         streamer.reset()
         for t in range(scenes.SNIPPETS):
             feed = {"video_tokens": scene["video"][None, t], "audio_tokens": scene["audio"][None, t],
                     "frame_present": scene["frame_present"][None, t], "audio_present": scene["audio_present"][None, t]}
-            streamer.snippet({k: v.astype(np.float32) for k, v in feed.items()}, OFFSETS, SNIPPET_SECONDS)  # fmt: skip
-            made = stories.sample(rng, truth, t) if t % 6 == 5 else None
+            out = streamer.snippet({k: v.astype(np.float32) for k, v in feed.items()}, OFFSETS, SNIPPET_SECONDS)
+            for kind, rows in scores.items():
+                rows.append(1.0 / (1.0 + np.exp(-out[kind][0])))
+            if t % 6 != 5:
+                continue
+            claims = claim(rules, {kind: np.stack(rows) for kind, rows in scores.items()}, truth)
+            made = stories.sample(rng, truth, t, claims)
             if made is None:
                 continue
             prompt, answer = made
-            kind = text.vocabulary()[prompt[0]].strip("<>")
+            kind = next(k for k in stories.SHARES if text.token_ids()[f"<{k}>"] in prompt)
             said, wanted = text.decode(streamer.write(prompt)), text.decode(answer)
-            a, b = mentioned(said), mentioned(wanted)
-            row = result.setdefault(kind, {"exact": [], "f1": []})
+            row = result.setdefault(kind, {"exact": [], "f1": [], "template_f1": []})
             row["exact"].append(float(said == wanted))
-            row["f1"].append(2.0 * len(a & b) / (len(a) + len(b)) if a or b else 1.0)
+            row["f1"].append(label_f1(said, wanted))
+            if kind != "ask":
+                label = next((text.vocabulary()[i] for i in reversed(prompt[:-1])), "")
+                composed = kind == "caption"
+                template = stories.caption_text(claims, t) if composed else stories.event_text(claims, t, label)
+                row["template_f1"].append(label_f1(template, wanted))
             samples.append({"prompt": text.decode(prompt) or _prompt_name(prompt), "said": said, "truth": wanted})
-    table = {kind: {"count": len(v["exact"]), "exact": float(np.mean(v["exact"])), "label_f1": float(np.mean(v["f1"]))}
+    table = {kind: {"count": len(v["exact"]), "exact": float(np.mean(v["exact"])), "label_f1": float(np.mean(v["f1"])),
+                    "template_f1": float(np.mean(v["template_f1"])) if v["template_f1"] else None}
              for kind, v in result.items()}  # fmt: skip
     return {"table": table, "samples": samples}
 

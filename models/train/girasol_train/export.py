@@ -317,9 +317,11 @@ def golden_results(
         out = streamer.snippet(encoded[-1], inputs["frame_offset"][s], float(inputs["dt"][s, 0]))
         for name, values in rows.items():
             values.append(out[name][0])
+    blind = text.known_ids({"dog_bark", "rain"}, set(), picture=False)
     prompts = [
-        text.prompt_ids("event", text.hear("dog_bark")), text.prompt_ids("event", text.see("cat")),
-        text.prompt_ids("caption"), text.prompt_ids("ask", question="is anyone speaking?"),
+        text.prompt_ids("event", text.hear("dog_bark"), known=blind),
+        text.prompt_ids("event", text.see("cat"), known=text.known_ids(set(), {"cat"})),
+        text.prompt_ids("caption", known=[]), text.prompt_ids("ask", question="is anyone speaking?"),
     ]  # fmt: skip
     decodes = [{"prompt": p, "tokens": streamer.write(p)} for p in prompts]
     outputs = {name: np.stack(values) for name, values in rows.items()}
@@ -434,7 +436,8 @@ def manifest(
         "in_view": parts.in_view,
         "text": {
             "vocab": list(text.vocabulary()), "pad": text.PAD, "bos": text.BOS, "eos": text.EOS, "unk": text.UNK,
-            "max_output": text.MAX_OUTPUT, "max_question": text.MAX_QUESTION, "prompts": text.PROMPTS,
+            "max_output": text.MAX_OUTPUT, "max_question": text.MAX_QUESTION, "max_known": text.MAX_KNOWN,
+            "absent": text.ABSENT, "prompts": text.PROMPTS,
         },
         "questions": questions.table(),
         "quantisation": quantisation,

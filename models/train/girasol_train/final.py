@@ -235,40 +235,31 @@ def read_y4m(path: pathlib.Path) -> np.ndarray:
 # ---------------------------------------------------------------- sentences
 
 
-def history(table: Table, rules: evaluate.Rules, clip: int, present: np.ndarray) -> stories.Truth:
-    """What the scores alone claim of a clip, at the best-F1 thresholds: a `stories.Truth` made of predictions."""
-    said = {}
-    for kind, ids, there in (("audible", AUDIBLE_IDS, present[0]), ("visible", VISIBLE_IDS, present[1])):
-        on = np.array([rules[kind][name]["thresholds"]["best_f1"]["on"] for name in ids])
-        said[kind] = (table[kind][clip] >= on).astype(np.float32) * float(there)
-    ones = [np.ones_like(said[kind]) for kind in ("audible", "visible")]
+def stories_of(table: Table, truth: Table, rules: evaluate.Rules, clip: int) -> tuple[stories.Truth, stories.Truth]:
+    """The truth of a clip, and what the scores alone claim of it at the best-F1 thresholds."""
+    present = np.tile(truth["present"][clip], (scenes.SNIPPETS, 1))
     start = np.arange(scenes.SNIPPETS) * SNIPPET_SECONDS
-    return stories.Truth(said["audible"], ones[0], said["visible"], ones[1], start)
-
-
-def label_f1(said: str, right: str) -> float:
-    a, b = evaluate.mentioned(said), evaluate.mentioned(right)
-    return 2.0 * len(a & b) / (len(a) + len(b)) if a or b else float(said == right)
+    story = stories.Truth(*(truth[key][clip] for key in stories.TRUTH), start, present)
+    return story, evaluate.claim(rules, {kind: table[kind][clip] for kind in ("audible", "visible")}, story)
 
 
 def sentences(table: Table, truth: Table, rules: evaluate.Rules, names: list[str]) -> dict[str, Any]:
     """Captions of the decoder and of the template, where the truth allows one; worst samples first."""
-    start = np.arange(scenes.SNIPPETS) * SNIPPET_SECONDS
-    rows, per_clip = [], {"decoder": [], "template": []}
+    rows, per_clip, blind = [], {"decoder": [], "template": []}, []
     for c, name in enumerate(names):
-        story = stories.Truth(*(truth[key][c] for key in stories.TRUTH), start)
-        claimed = history(table, rules, c, truth["present"][c])
+        story, claimed = stories_of(table, truth, rules, c)
         own: dict[str, list[float]] = {"decoder": [], "template": []}
         for t in range(scenes.SNIPPETS):
             made = stories.caption(None, story, t)
             if made is None:
                 continue
-            heard, seen = claimed.heard(t), claimed.seen(t)
-            template = text.caption(heard, seen, {a for a in heard if claimed.in_view(t, a)})
+            template = stories.caption_text(claimed, t)
             right, said = made[1], str(table["text"][c, t])
-            own["decoder"].append(label_f1(said, right))
-            own["template"].append(label_f1(template, right))
-            rows.append({"clip": name, "t": round(float(start[t]), 2), "said": said, "template": template,
+            if not story.there(t)[1]:
+                blind.append("camera" in said or "view" in said)
+            own["decoder"].append(evaluate.label_f1(said, right))
+            own["template"].append(evaluate.label_f1(template, right))
+            rows.append({"clip": name, "t": round(float(story.start[t]), 2), "said": said, "template": template,
                          "truth": right, "f1": own["decoder"][-1]})  # fmt: skip
         for key, values in own.items():
             per_clip[key].append(values)
@@ -277,6 +268,7 @@ def sentences(table: Table, truth: Table, rules: evaluate.Rules, names: list[str
     rng = np.random.default_rng(3)
     samples = [rows[k] for k in rng.choice(len(rows), min(40, len(rows)), replace=False)] if rows else []
     return {"count": len(rows), "figures": intervals(figures, len(names), [("decoder", "template")], RESAMPLES),
+            "without_picture": {"count": len(blind), "speak_of_view": int(np.sum(blind))},
             "samples": sorted(samples, key=lambda r: r["f1"])}  # fmt: skip
 
 
@@ -291,7 +283,7 @@ def answers(report: dict, decoder: int, table: Table, truth: Table, rules: evalu
     right: dict[str, list[bool]] = {}
     for q in questions:
         c = names.index(q["clip"])
-        claimed = history(table, rules, c, truth["present"][c])
+        _, claimed = stories_of(table, truth, rules, c)
         said = stories.answer(claimed, q["snippet"], q["kind"], q["label"])
         said = text.decode(text.encode(said)[: text.MAX_OUTPUT])
         right.setdefault(q["kind"], []).append(said == q["answer"])

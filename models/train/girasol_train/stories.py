@@ -20,13 +20,27 @@ LISTED = [a for a in AUDIBLE_IDS if a != "background"]
 
 @dataclass
 class Truth:
-    """A scene's truth: target and weight [T, labels] of both kinds, snippet starts in seconds."""
+    """A scene's truth: target and weight [T, labels] of both kinds, snippet starts in seconds, and whether there were
+    sound and picture [T, 2] (always, if it is not said)."""
 
     audible: np.ndarray
     audible_weight: np.ndarray
     visible: np.ndarray
     visible_weight: np.ndarray
     start: np.ndarray
+    present: np.ndarray | None = None
+
+    def there(self, t: int) -> tuple[bool, bool]:
+        """Whether snippet t has sound, and a picture."""
+        return (True, True) if self.present is None else (bool(self.present[t, 0]), bool(self.present[t, 1]))
+
+    def ever(self, t: int, sense: int) -> bool:
+        """Whether there has been sound (0) or a picture (1) up to t."""
+        return self.present is None or bool(self.present[: t + 1, sense].any())
+
+    def known(self, t: int) -> list[int]:
+        """The decoder's context text, if this is what scores claim."""
+        return text.known_ids(self.heard(t), self.seen(t), *self.there(t))
 
     def heard(self, t: int) -> set[str]:
         return {AUDIBLE_IDS[i] for i in np.flatnonzero((self.audible[t] >= 0.5) & (self.audible_weight[t] > 0))}
@@ -40,8 +54,9 @@ class Truth:
         seen = (self.visible[t, index] >= 0.5) & (self.visible_weight[t, index] > 0)
         return bool(seen.any() or (self.visible_weight[t, index] > 0).all())
 
-    def in_view(self, t: int, label: str) -> bool:
-        return bool(self.seen(t) & set(SOURCES.get(label, [])))
+    def in_view(self, t: int, label: str) -> bool | None:
+        """None without a picture."""
+        return bool(self.seen(t) & set(SOURCES.get(label, []))) if self.there(t)[1] else None
 
     def last(self, t: int, column: np.ndarray) -> float | None:
         """Seconds since the column was last true, at or before t."""
@@ -49,16 +64,21 @@ class Truth:
         return float(self.start[t] - self.start[times[-1]]) if len(times) else None
 
 
-Maker = Callable[[np.random.Generator, Truth, int], tuple[list[int], list[int]] | None]
+Maker = Callable[..., tuple[list[int], list[int]] | None]
 
 
-def sample(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], list[int]] | None:
-    """(prompt with `<bos>`, answer with `<eos>`) for moment t, or None when the truth does not tell."""
+def sample(rng: np.random.Generator, truth: Truth, t: int, claims: Truth | None = None
+           ) -> tuple[list[int], list[int]] | None:  # fmt: skip
+    """(prompt with `<bos>`, answer with `<eos>`) for moment t, or None when the truth does not tell. With `claims`,
+    what the scores say, events and captions have their context text."""
     kind = rng.choice(list(SHARES), p=list(SHARES.values()))
-    return _encoded({"event": event, "caption": caption, "ask": ask}[kind](rng, truth, t))
+    if kind == "ask":
+        return question(rng, truth, t)
+    return _encoded({"event": event, "caption": caption}[kind](rng, truth, t, claims and claims.known(t)))
 
 
-def question(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], list[int]] | None:
+def question(rng: np.random.Generator, truth: Truth, t: int, _: Truth | None = None
+             ) -> tuple[list[int], list[int]] | None:  # fmt: skip
     """As `sample`, questions only."""
     return _encoded(ask(rng, truth, t))
 
@@ -70,7 +90,8 @@ def _encoded(made: tuple[list[int], str] | None) -> tuple[list[int], list[int]] 
     return prompt, [*text.encode(answer)[: text.MAX_OUTPUT], text.EOS]
 
 
-def event(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
+def event(rng: np.random.Generator, truth: Truth, t: int, known: list[int] | None = None
+          ) -> tuple[list[int], str] | None:  # fmt: skip
     if not truth.sight_known(t, ["person", "face"]):
         return None
     heard, seen = truth.heard(t), truth.seen(t)
@@ -80,17 +101,29 @@ def event(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], st
     if not choices:
         return None
     label = str(rng.choice(choices))
-    name = label[label.index(":") + 1 : -1]
+    prompt = text.prompt_ids("event", label, known=known)
+    return prompt, event_text(truth, t, label)
+
+
+def event_text(truth: Truth, t: int, label: str) -> str:
+    """The sentence of an event of `label` (`<hear:ID>` or `<see:ID>`) at t; with claims for truth, the template's."""
+    name, heard, seen = label[label.index(":") + 1 : -1], truth.heard(t), truth.seen(t)
     if label.startswith("<hear:"):
-        return text.prompt_ids("event", label), text.event_sentence(name, heard, seen, truth.in_view(t, name))
-    return text.prompt_ids("event", label), text.sight_sentence(name, heard, seen)
+        return text.event_sentence(name, heard, seen, truth.in_view(t, name))
+    return text.sight_sentence(name, heard, seen)
 
 
-def caption(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
+def caption(_: np.random.Generator | None, truth: Truth, t: int, known: list[int] | None = None
+            ) -> tuple[list[int], str] | None:  # fmt: skip
     if (truth.audible_weight[t] == 0).any() or (truth.visible_weight[t] == 0).any():
         return None
-    heard, seen = truth.heard(t), truth.seen(t)
-    return text.prompt_ids("caption"), text.caption(heard, seen, {a for a in heard if truth.in_view(t, a)})
+    return text.prompt_ids("caption", known=known), caption_text(truth, t)
+
+
+def caption_text(truth: Truth, t: int) -> str:
+    """The sentence for snippet t; with claims for truth, the template's."""
+    heard = truth.heard(t)
+    return text.caption(heard, truth.seen(t), {a for a in heard if truth.in_view(t, a)}, truth.there(t)[1])
 
 
 def ask(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
@@ -112,7 +145,10 @@ def pose(rng: np.random.Generator, truth: Truth, t: int) -> tuple[str, str, str]
 
 
 def answer(truth: Truth, t: int, kind: str, label: str) -> str:
-    """The right answer; with predictions in place of the truth, that of the label history."""
+    """The right answer; with predictions in place of the truth, that of the label history. Of what was never there
+    nothing is known."""
+    if kind != "unknown" and not truth.ever(t, int(kind in ("seen", "anyone", "see"))):
+        return text.REPLIES["unknown"]
     if kind in ("heard", "when"):
         age = truth.last(t, truth.audible[:, AUDIBLE_IDS.index(label)])
         return text.answer_heard(label, age) if kind == "heard" else text.answer_when(age)

@@ -2,12 +2,14 @@
 
 Sequence of the decoder (the runtime does exactly this):
 
-    [<context> description...]? prompt... <bos> written... <eos>
+    [<context> known...]? prompt... <bos> written... <eos>
 
 Prompt tokens are run first, their logits ignored; `<bos>` ends the prompt, and the logits after it choose the first
 written token (greedily). Writing stops at `<eos>`, after `MAX_OUTPUT` tokens or at the decoder's last position.
 Prompts: `<event> <hear:ID>` or `<event> <see:ID>`; `<caption>`; `<ask>` followed by the question's pieces (at most
-`MAX_QUESTION`, the first ones kept). `<context>` is reserved: this bundle was not trained with it.
+`MAX_QUESTION`, the first ones kept). Event and caption have the context text before them: what the scores of the
+newest snippet claim (`<hear:ID>`... `<see:ID>`..., at most `MAX_KNOWN` of each, in the order of the labels), and which
+sense was not there.
 
 Encoding a text: lower-case, keep `a-z 0-9 ' , . ?`, everything else separates words; `, . ?` are words of their own.
 A word is the longest vocabulary entry that it starts with, then the longest `##` entries that continue it; a word
@@ -27,12 +29,14 @@ from .labels import AMBIENCE, AUDIBLE_IDS, SOURCES, VISIBLE_IDS
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<event>", "<caption>", "<ask>", "<context>")
 PROMPTS = {
-    "event": ["<event>", "{label}"],
-    "caption": ["<caption>"],
+    "event": ["<context>", "{known}", "<event>", "{label}"],
+    "caption": ["<context>", "{known}", "<caption>"],
     "ask": ["<ask>", "{question}"],
 }
 MAX_OUTPUT = 24
 MAX_QUESTION = 20
+MAX_KNOWN = 6
+ABSENT = {"sound": "no sound", "picture": "no camera"}
 ATTACHED = (",", ".", "?")
 WORD = re.compile(r"[a-z0-9']+|[,.?]")
 
@@ -207,19 +211,28 @@ def decode(ids: list[int]) -> str:
     return out
 
 
-def prompt_ids(kind: str, label: str = "", question: str = "") -> list[int]:
-    """The prompt of `kind` with its slot filled, `<bos>` included."""
+def known_ids(heard: set[str], seen: set[str], sound: bool = True, picture: bool = True) -> list[int]:
+    """The context text: what is claimed of a snippet."""
+    names = [hear(a) for a in AUDIBLE_IDS if a in heard and sound][:MAX_KNOWN]
+    names += [see(v) for v in VISIBLE_IDS if v in seen and picture][:MAX_KNOWN]
+    absent = [*([] if sound else encode(ABSENT["sound"])), *([] if picture else encode(ABSENT["picture"]))]
+    return [*(token_ids()[name] for name in names), *absent]
+
+
+def prompt_ids(kind: str, label: str = "", question: str = "", known: list[int] | None = None) -> list[int]:
+    """The prompt of `kind` with its slots filled, `<bos>` included; without `known` there is no context."""
     ids: list[int] = []
     for part in PROMPTS[kind]:
-        ids += (
-            encode(question)[:MAX_QUESTION]
-            if part == "{question}"
-            else [token_ids()[label if part == "{label}" else part]]
-        )
+        if part == "{question}":
+            ids += encode(question)[:MAX_QUESTION]
+        elif part == "{known}":
+            ids += known or []
+        elif part != "<context>" or known is not None:
+            ids.append(token_ids()[label if part == "{label}" else part])
     return [*ids, BOS]
 
 
-def _beside(heard: set[str], seen: set[str], subject: str, in_view: bool) -> str:
+def _beside(heard: set[str], seen: set[str], subject: str, in_view: bool | None) -> str:
     """What else to mention beside an event: a person in view first, else a continuous sound."""
     makers = SOURCES.get(subject, []) if in_view else []
     if seen & {"person", "face"} and subject not in ("person", "face") and "person" not in makers:
@@ -228,9 +241,9 @@ def _beside(heard: set[str], seen: set[str], subject: str, in_view: bool) -> str
     return f" over {OVER[over]}" if over else ""
 
 
-def event_sentence(label: str, heard: set[str], seen: set[str], in_view: bool) -> str:
-    """Sentence for an audible label that is heard; `in_view`: its source is visible."""
-    place = ", in view" if in_view else ", off camera" if label in SOURCES else ""
+def event_sentence(label: str, heard: set[str], seen: set[str], in_view: bool | None) -> str:
+    """Sentence for an audible label that is heard; `in_view`: its source is visible, None without a picture."""
+    place = "" if in_view is None or label not in SOURCES else ", in view" if in_view else ", off camera"
     return HEARD[label] + place + _beside(heard, seen, label, in_view)
 
 
@@ -242,13 +255,13 @@ def sight_sentence(label: str, heard: set[str], seen: set[str]) -> str:
     return f"{SEEN[label]} is in view, silent" + _beside(heard, seen, label, True)
 
 
-def caption(heard: set[str], seen: set[str], in_view: set[str]) -> str:
+def caption(heard: set[str], seen: set[str], in_view: set[str], picture: bool = True) -> str:
     """One sentence for a whole snippet; the loudest story first: events, then sights, then ambience."""
     events = [a for a in AUDIBLE_IDS if a in heard and a not in AMBIENCE and a != "background"]
     ambience = [a for a in AMBIENCE if a in heard]
     sights = [v for v in VISIBLE_IDS if v in seen and not (v == "face" and "person" in seen)]
     if events:
-        first = event_sentence(events[0], heard, seen, events[0] in in_view)
+        first = event_sentence(events[0], heard, seen, events[0] in in_view if picture else None)
         return first if len(events) == 1 else f"{HEARD[events[1]]} and {first}"
     if sights:
         return sight_sentence(sights[0], heard, seen)

@@ -193,14 +193,22 @@ def moved(batch: dict[str, Tensor] | None, where: torch.device) -> dict[str, Ten
     return batch and {name: value.to(where) for name, value in batch.items()}
 
 
-def draw_texts(rng: np.random.Generator, batch: list[dict[str, np.ndarray]], make: stories.Maker = stories.sample
-               ) -> dict[str, Tensor] | None:  # fmt: skip
+def story(scene: dict[str, np.ndarray]) -> stories.Truth:
+    """What sentences of a drawn scene can be made of."""
+    present = np.stack([scene["audio_present"][:, 0] > 0, (scene["frame_present"] > 0).any(axis=1)], axis=1)
+    return stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum(), present)
+
+
+def draw_texts(
+    rng: np.random.Generator, batch: list[dict[str, np.ndarray]], make: stories.Maker = stories.sample,
+    claims: list[stories.Truth] | None = None, count: int = TEXTS_PER_SCENE,
+) -> dict[str, Tensor] | None:  # fmt: skip
     """Prompts and answers at random moments: scene and moment indices, tokens, targets (-100 = no loss)."""
     rows = []
     for b, scene in enumerate(batch):
-        truth = stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum())
-        for t in rng.integers(len(scene["dt"]), size=TEXTS_PER_SCENE):
-            made = make(rng, truth, int(t))
+        truth = story(scene)
+        for t in rng.integers(len(scene["dt"]), size=count):
+            made = make(rng, truth, int(t), claims and claims[b])
             if made:
                 rows.append((b, int(t), *made))
     if not rows:

@@ -6,6 +6,7 @@ use girasol_ops::Kernel;
 use super::{
     G, Span, TOKEN_BLOCK,
     graph::{Graph, Port},
+    known::Known,
     load,
     window::{self, WINDOW, Window},
     write_slot,
@@ -75,6 +76,7 @@ pub(crate) struct Decoder {
     pub(super) graph: Graph,
     tokenizer: Tokenizer,
     text: Text,
+    known: Known,
     logits: Vec<f32>,
 }
 
@@ -106,7 +108,13 @@ impl Decoder {
             ],
         )?;
         let tokenizer = Tokenizer::new(&manifest.text);
-        Ok(Self { graph, tokenizer, text: manifest.text.clone(), logits: vec![0.0; vocabulary] })
+        let known = Known::new(manifest, &tokenizer);
+        Ok(Self { graph, tokenizer, text: manifest.text.clone(), known, logits: vec![0.0; vocabulary] })
+    }
+
+    /// What the newest snippet's scores claim is the context of what is written about it.
+    pub(super) fn known(&mut self) -> &mut Known {
+        &mut self.known
     }
 
     /// Keeps the cross-attention keys and values of the snippet in `slot`.
@@ -120,6 +128,7 @@ impl Decoder {
     pub(crate) fn clear_window(&mut self) -> Result<()> {
         self.graph.input(port::CROSS_K)?.fill(0.0);
         self.graph.input(port::CROSS_V)?.fill(0.0);
+        self.known.clear();
         Ok(())
     }
 
@@ -238,6 +247,7 @@ impl Decoder {
         for piece in template {
             match piece.as_str() {
                 "{label}" => tokens.push(self.tokenizer.id(&label).unwrap_or(self.text.unk)),
+                "{known}" => tokens.extend(self.known.tokens()),
                 "{question}" => tokens.extend(self.tokenizer.encode(question, self.text.max_question)),
                 literal => tokens.push(self.tokenizer.id(literal).unwrap_or(self.text.unk)),
             }

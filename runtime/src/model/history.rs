@@ -133,7 +133,15 @@ impl History {
         slots.sort_by_key(|slot| Reverse(slot.start));
         let newest = *slots.first()?;
         let replies = &self.questions.replies;
+        let track = match kind {
+            QuestionKind::Seen | QuestionKind::See => Some(&self.see),
+            QuestionKind::Unknown => None,
+            _ => Some(&self.hear),
+        };
+        // Of what was never there nothing is known: without a camera, nobody can say that nobody is there.
+        let known = track.is_some_and(|track| slots.iter().any(|slot| track.present[slot.place]));
         let (text, confidence) = match kind {
+            _ if !known => (replies.unknown.clone(), 1.0),
             QuestionKind::Heard => self.whether(&self.hear, &replies.heard, label, &slots),
             QuestionKind::Seen => self.whether(&self.see, &replies.seen, label, &slots),
             QuestionKind::When => match last(&self.hear, label, &slots) {
@@ -335,10 +343,15 @@ mod tests {
     }
 
     #[test]
-    fn a_sense_that_is_absent_says_nothing_with_no_confidence() {
+    fn of_a_sense_that_was_absent_throughout_nothing_is_known() {
         let mut scene = Scene::new();
         scene.take_in(&[("hear:speech", 0.9), ("see:person", 0.9)], false, false);
-        assert_eq!(scene.ask("is anyone speaking?"), said("no, not in the last minute", 0.0));
+        assert_eq!(scene.ask("is anyone speaking?"), said("i don't know", 1.0));
+        assert_eq!(scene.ask("what do you see?"), said("i don't know", 1.0));
+        scene.take_in(&[("see:person", 0.9)], false, true);
+        scene.take_in(&[], true, false);
+        assert_eq!(scene.ask("is anyone there?"), said("yes, a person is in view", 0.9));
+        assert_eq!(scene.ask("is anyone speaking?"), said("no, not in the last minute", 0.9));
         assert_eq!(scene.ask("what do you see?"), said("nothing", 0.0));
     }
 

@@ -9,6 +9,7 @@ mod golden;
 mod graph;
 mod history;
 mod integer;
+mod known;
 mod profile;
 mod surprise;
 mod window;
@@ -438,10 +439,11 @@ impl Model {
         for (window, new) in [(latent::K_WINDOW, 5), (latent::V_WINDOW, 6)] {
             write_slot(self.latent.input(window)?, out.get(new)?, slot);
         }
+        let (heard, seen) = (input.mel.is_some(), input.frames.iter().any(Option::is_some));
         if let Some(history) = &mut self.history {
-            let seen = input.frames.iter().any(Option::is_some);
-            history.put(slot, audible, visible, input.mel.is_some(), seen);
+            history.put(slot, audible, visible, heard, seen);
         }
+        self.decoder.known().put(audible, visible, heard, seen);
         self.decoder.remember(out.get(7)?, out.get(8)?, slot)?;
         self.window.push(input.start);
         Ok(true)

@@ -24,12 +24,12 @@ ON = {sense: [round(0.3 + 0.05 * (i % 9), 2) for i in range(len(ids))] for sense
 OTHER = ("what is seen?", "is a dog happy?", "speaking?", "when?")
 
 
-def history(rng: np.random.Generator, count: int) -> dict:
+def history(rng: np.random.Generator, count: int, missing: str = "") -> dict:
     gaps = np.where(rng.random(count) < 0.05, rng.integers(1, 12, count), 1)
     scores, absent = [], []
     for k in range(count):
         for sense, ids in SENSES.items():
-            if rng.random() < 0.1:
+            if rng.random() < 0.1 or sense == missing:
                 absent.append([k, sense])
             for i in rng.choice(len(ids), rng.integers(0, 3), replace=False):
                 # Two of three near the threshold, on either side or at it.
@@ -39,9 +39,10 @@ def history(rng: np.random.Generator, count: int) -> dict:
 
 
 def decisions(made: dict) -> stories.Truth:
-    """The last `WINDOW` snippets as decisions, as `final.history` makes them of predictions."""
+    """The last `WINDOW` snippets as decisions, as `evaluate.claim` makes them of predictions."""
     count, tables = len(made["starts_ms"]), {}
-    for sense, ids in SENSES.items():
+    present = np.ones((count, 2), bool)
+    for place, (sense, ids) in enumerate(SENSES.items()):
         table = np.full((count, len(ids)), LOW)
         for k, label, score in made["scores"]:
             if label.startswith(f"{sense}:"):
@@ -49,19 +50,19 @@ def decisions(made: dict) -> stories.Truth:
         table = (table >= np.array(ON[sense])).astype(np.float32)
         for k, absent in made["absent"]:
             if absent == sense:
-                table[k] = 0.0
+                table[k], present[k, place] = 0.0, False
         tables[sense] = table[-WINDOW:]
     ones = {sense: np.ones_like(table) for sense, table in tables.items()}
     start = np.array(made["starts_ms"][-WINDOW:]) / 1e3
-    return stories.Truth(tables["hear"], ones["hear"], tables["see"], ones["see"], start)
+    return stories.Truth(tables["hear"], ones["hear"], tables["see"], ones["see"], start, present[-WINDOW:])
 
 
 def main() -> None:
     rng = np.random.default_rng(7)
     forms = [(form["kind"], form.get("label", ""), words) for form in questions.forms() for words in form["words"]]
     cases = []
-    for count in LENGTHS:
-        made = history(rng, count)
+    for count, missing in [*((count, "") for count in LENGTHS), (20, "hear"), (20, "see")]:
+        made = history(rng, count, missing)
         truth = decisions(made)
         # The long histories are asked everything.
         chosen = range(len(forms)) if count == max(LENGTHS) else sorted(rng.choice(len(forms), ASKED, replace=False))
