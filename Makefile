@@ -129,6 +129,15 @@ count-peer: ## instructions of LiteRT on the encoders' networks beside ours; PYT
 miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
 	@bash cross/arm/miri.sh
 
+HOMEASSISTANT_PYTHON ?= python3
+test-homeassistant: setup ## Home Assistant's own MQTT integration operates a device; HOMEASSISTANT_PYTHON: 3.13, or 3.14 for the newest
+	@$(HOMEASSISTANT_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13) and \
+		"make test-homeassistant: device discovery needs a Home Assistant of Python 3.13: HOMEASSISTANT_PYTHON=python3.14")'
+	$(HOMEASSISTANT_PYTHON) -m venv .cache/homeassistant
+	.cache/homeassistant/bin/pip install --quiet homeassistant 'paho-mqtt>=2.1,<3'
+	GIRASOL_HOMEASSISTANT_PYTHON=$(CURDIR)/.cache/homeassistant/bin/python \
+		$(CARGO) test --release --workspace --locked --test commands -- --nocapture home_assistants_own
+
 test-fleet: setup ## 500 publishers against one mosquitto: no cross-talk, every event once, what a board costs
 	ulimit -n 8192; FLEET_BOARDS=500 $(CARGO) test --release --workspace --locked --test fleet -- --nocapture
 

@@ -368,3 +368,41 @@ fn without_leave_nothing_is_taken_and_discovery_can_be_switched_off() {
     assert!(scene.seen.received().iter().all(|r| !r.topic.starts_with("homeassistant/")));
     assert!(!scene.broker.log().contains("porch/command"), "not even subscribed");
 }
+
+/// With `GIRASOL_HOMEASSISTANT_PYTHON`, an interpreter that has Home Assistant (`make test-homeassistant` makes one), its
+/// own MQTT integration takes the device in and operates it; without, nothing is tried.
+#[test]
+fn home_assistants_own_integration_takes_the_device_and_operates_it() {
+    let Some(python) = std::env::var_os("GIRASOL_HOMEASSISTANT_PYTHON") else {
+        println!("GIRASOL_HOMEASSISTANT_PYTHON is not set: Home Assistant itself is not tried");
+        return;
+    };
+    let scene = Scene::start("[commands]\nenabled = true\n");
+    let driver = concat!(env!("CARGO_MANIFEST_DIR"), "/homeassistant/drive.py");
+    let port = scene.broker.port().to_string();
+    let output = Command::new(python).arg(driver).arg(port).stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    println!("Home Assistant {}", told["home_assistant"]);
+
+    // Every entity of the message is there; what is off by default there is known and disabled.
+    let sent = scene.wait("homeassistant/device/girasol_porch/config", 0, |_| true);
+    let wanted: Vec<_> =
+        sent["cmps"].as_object().unwrap().iter().filter(|(_, e)| e.get("uniq_id").is_some()).collect();
+    assert!(wanted.len() > 50);
+    for (key, entity) in &wanted {
+        let known = &told["entities"][key.as_str()];
+        let id =
+            known["entity"].as_str().unwrap_or_else(|| panic!("Home Assistant has no `{key}`: {errors}"));
+        assert_eq!(id.split('.').next(), entity["p"].as_str(), "{key}");
+        assert_eq!(known["enabled"], entity.get("en") != Some(&json!(false)), "{key}");
+    }
+    assert_eq!(told["entities"].as_object().unwrap().len(), wanted.len());
+    assert_eq!(told["listen"], "off");
+    assert!(!told["answer"].as_str().unwrap().is_empty());
+    let label = told["removed"].as_str().unwrap().strip_prefix("hear_").unwrap();
+    let settings = scene.on("girasol/porch/state");
+    assert_eq!(settings.last().unwrap()["hear"][label]["enabled"], false, "the switch reached the device");
+    assert!(!errors.contains("ERROR"), "{errors}");
+}

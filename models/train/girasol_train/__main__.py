@@ -253,7 +253,8 @@ def run_text(job: Job) -> None:
         return
     pool = job.pool("val")
     fusion = calibrated(job, pool, decoder=False)
-    train_text.train(fusion, rules_for(fusion, pool), job.pool("train"), job.decoder_checkpoint, key, job.text_steps)
+    pools = job.pool("train"), pool
+    train_text.train(fusion, rules_for(fusion, pool), pools, job.decoder_checkpoint, key, job.text_steps)
 
 
 def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pathlib.Path]) -> bool:

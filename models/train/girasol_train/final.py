@@ -249,14 +249,14 @@ def sentences(table: Table, truth: Table, rules: evaluate.Rules, names: list[str
     for c, name in enumerate(names):
         story, claimed = stories_of(table, truth, rules, c)
         own: dict[str, list[float]] = {"decoder": [], "template": []}
+        if not story.there(0)[1]:
+            blind += ["camera" in said or "view" in said for said in table["text"][c]]
         for t in range(scenes.SNIPPETS):
             made = stories.caption(None, story, t)
             if made is None:
                 continue
             template = stories.caption_text(claimed, t)
             right, said = made[1], str(table["text"][c, t])
-            if not story.there(t)[1]:
-                blind.append("camera" in said or "view" in said)
             own["decoder"].append(evaluate.label_f1(said, right))
             own["template"].append(evaluate.label_f1(template, right))
             rows.append({"clip": name, "t": round(float(story.start[t]), 2), "said": said, "template": template,

@@ -2,8 +2,9 @@
 
 Everything before it stays as it is: scores, thresholds and latents do not change. The context text says what the scores
 of the newest snippet claim, at the `best_f1` thresholds, so the decoder need only put into words what is mostly right
-already, and learns from the latents where it is not. Training scores are better than those of new scenes: noise on
-tokens and logits makes the claims err as they will.
+already, and learns from the latents where it is not. Scores and latents of training scenes are better than those of new
+ones, and who learns from them alone trusts the latents too much: every other step is on validation scenes, and noise on
+tokens and logits makes the claims of the others err, too.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from .fusion import Fusion
 from .video_encoder import save_atomically
 
 LEARNING_RATE = 1e-3
-LOGIT_NOISE = 0.7
+LOGIT_NOISE = 0.5
 TEXTS_PER_SCENE = 10
 STEPS = 500
 
 
 def claims(rng: np.random.Generator, rules: evaluate.Rules, out: dict[str, torch.Tensor],
-           drawn: list[dict[str, np.ndarray]]) -> list[stories.Truth]:  # fmt: skip
-    """What the scores of each scene claim, with noise."""
+           drawn: list[dict[str, np.ndarray]], noise: float) -> list[stories.Truth]:  # fmt: skip
+    """What the scores of each scene claim, with noise on their logits."""
     scores = {}
     for kind in ("audible", "visible"):
         logits = out[kind].cpu().numpy()
-        scores[kind] = 1.0 / (1.0 + np.exp(-(logits + LOGIT_NOISE * rng.standard_normal(logits.shape))))
+        scores[kind] = 1.0 / (1.0 + np.exp(-(logits + noise * rng.standard_normal(logits.shape))))
     return [evaluate.claim(rules, {kind: values[b] for kind, values in scores.items()}, tf.story(scene))
             for b, scene in enumerate(drawn)]  # fmt: skip
 
@@ -48,9 +49,11 @@ def finished(path: pathlib.Path, key: str, steps: int) -> bool:
 
 
 def train(
-    fusion: Fusion, rules: evaluate.Rules, pool: tf.Pool, path: pathlib.Path, key: str, steps: int = STEPS
-) -> None:
-    """Tune `fusion.decoder` until `steps`; resumes from `path`, where the averaged decoder is kept."""
+    fusion: Fusion, rules: evaluate.Rules, pools: tuple[tf.Pool, tf.Pool], path: pathlib.Path, key: str,
+    steps: int = STEPS,
+) -> None:  # fmt: skip
+    """Tune `fusion.decoder` until `steps` on (training, validation) in turn; resumes from `path`, where the averaged
+    decoder is kept."""
     torch.set_flush_denormal(True)
     where = device.best()
     fusion = fusion.to(where).eval()
@@ -70,15 +73,17 @@ def train(
     began, mean = time.monotonic(), None
     for step in range(begun, steps):
         rng = np.random.default_rng([19, step])
+        seen_before = step % 2 == 0
+        pool = pools[0 if seen_before else 1]
         length = int(rng.choice(tf.LENGTHS, p=tf.LENGTH_SHARES))
         drawn = [tf.draw_scene(rng, pool, length) for _ in range(max(2, tf.BATCH * 32 // length))]
         batch = tf.moved(tf.collate(drawn), where)
         torch.manual_seed(step)
-        for name in ("audio", "video"):
+        for name in ("audio", "video") if seen_before else ():
             batch[name] = batch[name] + tf.TOKEN_NOISE * torch.randn_like(batch[name])
         with torch.no_grad():
             out = fusion.scene(batch)
-        said = claims(rng, rules, out, drawn)
+        said = claims(rng, rules, out, drawn, LOGIT_NOISE if seen_before else 0.0)
         texts = tf.moved(tf.draw_texts(rng, drawn, claims=said, count=TEXTS_PER_SCENE), where)
         if texts is None:
             continue
@@ -95,7 +100,8 @@ def train(
             decay = min(tf.EMA, (1 + step) / (10 + step))
             for kept, value in zip(average.parameters(), decoder.parameters(), strict=True):
                 kept.lerp_(value, 1.0 - decay)
-        mean = float(loss) if mean is None else 0.95 * mean + 0.05 * float(loss)
+        now = float(loss.detach())
+        mean = now if mean is None else 0.95 * mean + 0.05 * now
         if (step + 1) % 20 == 0:
             line = {"step": step + 1, "seconds": round(time.monotonic() - began), "text": round(mean, 4)}
             print(json.dumps(line), flush=True)

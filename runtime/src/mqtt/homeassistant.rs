@@ -220,7 +220,8 @@ impl Entities {
         sensor("reconnects", "Reconnections", "counters.reconnects", counted());
         let mut temperature = measured("°C");
         temperature["dev_cla"] = "temperature".into();
-        sensor("temperature", "Temperature", "board.temperature", temperature);
+        // Without a board there is none; Home Assistant logs a warning for each look into nothing.
+        sensor("temperature", "Temperature", "board.temperature if value_json.board else None", temperature);
         let surprise = json!({ "stat_t": self.topics.surprise(), "val_tpl": "{{ value_json.surprise }}",
             "stat_cla": "measurement", "en": false });
         self.add("surprise", "sensor", "Surprise", surprise);
