@@ -4,9 +4,9 @@
 #
 #   environment.sh DIR     DIR/bin/python can then run `python -m girasol_train`
 set -euo pipefail
+venv=$(mkdir -p "$1" && cd "$1" && pwd)
 cd "$(dirname "$0")"
 
-venv=$(mkdir -p "$1" && cd "$1" && pwd)
 python=${PYTHON:-python3}
 done_mark=$venv/girasol-train.done
 # What the environment depends on; another content makes it anew.
@@ -26,7 +26,7 @@ fi
 "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check install "$@"; }
 pip --no-deps 'torch>=2.4'
-pip filelock typing-extensions sympy networkx jinja2 fsspec setuptools numpy
+pip filelock typing-extensions sympy networkx jinja2 fsspec 'setuptools>=77' numpy
 "$venv/bin/python" cpu_torch.py
 pip onnx onnxruntime onnxscript opencv-python-headless scipy soundfile tflite pytest ruff
 pip --no-deps --no-build-isolation --editable .

@@ -14,8 +14,9 @@
     card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
     all        verify, encoders, scenes, teacher, distil, text, export, evaluate, final, ablate, card
 
-Two more work on a finished bundle: `activations` calibrates its int8 again, `questions` writes the manifest's table of
-questions again.
+Three more work on a finished bundle: `activations` calibrates its int8 again, `questions` writes the manifest's table
+of questions again, `restore` makes checkpoints of it in a work directory that has none (`--init restored.pt` starts
+the student from them).
 
 A stage skips what it finds done for the same inputs (hashes of files), and resumes what was interrupted; everything is
 seeded. Encoders that are in the work directory are used as they are. `final` needs the girasol program (`make build`).
@@ -37,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import ablate, calibrate, card, evaluate, export, final, plots, scenes, train_fusion, train_text
+from . import ablate, calibrate, card, evaluate, export, final, plots, restore, scenes, train_fusion, train_text
 from . import audio_data as ad
 from . import train_audio as ta
 from . import train_video as tv
@@ -349,6 +350,14 @@ def run_evaluate(job: Job) -> None:
     finished(job, "evaluate", inputs)
 
 
+def run_restore(job: Job) -> None:
+    made = [job.audio_checkpoint, job.video_checkpoint, job.work / "restored.pt"]
+    there = [path.name for path in made if path.exists()]
+    if there:
+        raise SystemExit(f"{job.work}: {', '.join(there)} would be overwritten: move it away, or use another --work")
+    restore.restore(job.bundle, *made, train_fusion.config())
+
+
 def run_activations(job: Job) -> None:
     export.requantise_bundle(job.bundle, job.work, train_fusion.config())
 
@@ -395,7 +404,7 @@ STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
     "distil": run_distil, "train": run_train, "text": run_text, "export": run_export,
     "evaluate": run_evaluate, "final": run_final, "ablate": run_ablate, "card": run_card,
-    "activations": run_activations, "questions": run_questions,
+    "activations": run_activations, "questions": run_questions, "restore": run_restore,
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from .audio_patches import Source, TeacherScores, make_sources
 from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SAMPLE_RATE, SNIPPET_SAMPLES, frame_tensor, log_mel
 from .labels import AMBIENCE, AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS
 
-VERSION = 1
+VERSION = 2
 SNIPPETS = 32
 FRAMES = 2 * SNIPPETS
 SHARD = 20

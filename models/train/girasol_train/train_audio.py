@@ -36,6 +36,7 @@ from .audio_encoder import (
     YamNet,
     count_parameters,
     from_yamnet,
+    load_audio_encoder,
     load_yamnet,
     save_audio_encoder,
 )
@@ -66,7 +67,8 @@ class Recipe:
     """What shapes the result of a training run."""
 
     batch: int = 64
-    frozen_layers: int = 11
+    frozen_layers: int = 0  # of the trunk, for whom it is the teacher's still
+    heads_until: float = 0.05  # share of the time for which the heads, new at every start, learn alone
     unfreeze_at: float = 1.0
     trunk_rate: float = 2.0e-4
     head_rate: float = 2.0e-3
@@ -121,7 +123,9 @@ class Trainer:
         self.data, self.work, self.recipe, self.device = data, work, recipe, device.best()
         self.teacher: YamNet = load_yamnet(data).to(self.device)
         resumed = self.state_file.exists()
-        self.encoder = (AudioEncoder() if resumed else initial_encoder(data, work)).to(self.device)
+        checkpoint = work / "audio_encoder.pt"
+        begun = AudioEncoder() if resumed else load_audio_encoder(checkpoint) if checkpoint.exists() else None
+        self.encoder = (begun or initial_encoder(data, work)).to(self.device)
         self.heads = Heads().to(self.device)
         self.encoder.train().requires_grad_(True)
         self.average = copy.deepcopy(nn.ModuleList([self.encoder, self.heads]))
@@ -188,7 +192,7 @@ class Trainer:
             group["lr"] = group["top"] * warm * (0.02 + 0.49 * (1.0 + math.cos(math.pi * progress)))
         rng = np.random.default_rng([recipe.seed, self.step])
         mel, target, weight = (torch.from_numpy(a).to(self.device) for a in self.composer.batch(rng, recipe.batch))
-        tokens, scores, embedding = self._forward(mel[:, None], frozen)
+        tokens, scores, embedding = self._forward(mel[:, None], frozen, encoder_learns=progress >= recipe.heads_until)
         if self.step == 0:
             self.embedding_std = float(embedding.std())
         parts = self._losses(tokens, target, weight, scores, embedding / self.embedding_std)
@@ -202,12 +206,15 @@ class Trainer:
         self._update_average()
         return [float(p) for p in parts]
 
-    def _forward(self, x: torch.Tensor, frozen: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _forward(
+        self, x: torch.Tensor, frozen: int, encoder_learns: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tokens of the student, scores and embedding of the teacher; `frozen` first layers are the teacher's."""
         with torch.no_grad():
             shared = self.teacher.trunk(x, 0, frozen)
             logits, embedding = self.teacher.head(self.teacher.trunk(shared, frozen))
-        tokens = self.encoder.tokens(self.encoder.trunk(shared, frozen))
+        with torch.set_grad_enabled(encoder_learns):
+            tokens = self.encoder.tokens(self.encoder.trunk(shared, frozen))
         return tokens, torch.sigmoid(logits), embedding
 
     def _losses(self, tokens, target, weight, scores, embedding) -> list[torch.Tensor]:

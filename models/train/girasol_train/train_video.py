@@ -54,7 +54,7 @@ from .video_encoder import (
 
 LITE0_FILE = "teachers/efficientnet-lite0/efficientnet-lite0.onnx"
 CHECKPOINT, STATE, REPORT = "video_encoder.pt", "video_train.pt", "video_eval.json"
-HEADS_UNTIL, EVERYTHING_UNTIL = 0.03, 0.25  # shares of the time budget
+HEADS_UNTIL, EVERYTHING_UNTIL = 0.05, 0.6  # shares of the time budget
 FIRST_LATE_BLOCK = 5
 EMA_DECAY = 0.99
 MOTION_GAIN = 20.0
@@ -246,12 +246,13 @@ def loss_of(encoder: nn.Module, head: ViewHead, batch: tuple[Tensor, ...]) -> Te
 
 
 def set_trainable(encoder: VideoEncoder, progress: float) -> None:
-    """Heads and projection first, then everything, then the late blocks only."""
+    """The heads first, which are new at every start, then everything, then the late blocks only."""
     everything = HEADS_UNTIL <= progress < EVERYTHING_UNTIL
     encoder.stem.requires_grad_(everything)
     for i, block in enumerate(encoder.blocks):
         block.requires_grad_(everything or (progress >= EVERYTHING_UNTIL and i >= FIRST_LATE_BLOCK))
-    encoder.blocks[-1].layers[-1].requires_grad_(True)
+    for layer in (encoder.blocks[-1].layers[-1], encoder.norm):
+        layer.requires_grad_(progress >= HEADS_UNTIL)
 
 
 def learning_rate(progress: float) -> float:

@@ -428,10 +428,35 @@ def _cut(rgb: np.ndarray, region: Region, width: int = FRAME_WIDTH, height: int 
     return cv2.resize(rgb[y0:y1, x0:x1], (width, height), interpolation=cv2.INTER_AREA)
 
 
+def _exposure(rng: np.random.Generator) -> float:
+    """Share of the time between two sampled frames (0.48 s) during which the shutter is open: up to 1/15 s."""
+    return float(rng.choice([0.0, 0.02, 0.07, 0.14]))
+
+
+def _smear(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
+    """Motion blur: the mean of the image moved along (dx, dy) pixels; unchanged below one pixel."""
+    reach = int(np.ceil(max(abs(dx), abs(dy)) / 2.0))
+    if max(abs(dx), abs(dy)) < 1.0:
+        return image
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    for at in np.linspace(-0.5, 0.5, 4 * reach + 1):
+        kernel[round(reach + at * dy), round(reach + at * dx)] += 1.0
+    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+
+
+def _shaken(frames: np.ndarray, track: np.ndarray, exposure: float) -> np.ndarray:
+    """Motion blur of a moving camera: `track` holds its rectangle per frame, as fractions of what it looks at."""
+    centre = (track[:, :2] + track[:, 2:]) / 2.0
+    size = track[:, 2:] - track[:, :2]
+    moved = np.gradient(centre, axis=0) if len(track) > 1 else np.zeros_like(centre)
+    shift = moved / size * [FRAME_WIDTH, FRAME_HEIGHT] * exposure
+    return np.stack([_smear(f, dx, dy) for f, (dx, dy) in zip(frames, shift, strict=True)])
+
+
 def _own_view(rng: np.random.Generator, picture: Picture, n: int, still: bool, whole: bool):
     track = np.tile([0.0, 0.0, 1.0, 1.0], (n, 1)) if whole and still else _track(rng, n, 0.85 if whole else 0.4, still)
     labels = [region_labels(picture, tuple(r)) for r in track]
-    frames = np.stack([_cut(picture.rgb, tuple(r)) for r in track])
+    frames = _shaken(np.stack([_cut(picture.rgb, tuple(r)) for r in track]), track, _exposure(rng))
     return frames, np.stack([t for t, _ in labels]), np.stack([w for _, w in labels])
 
 
@@ -492,7 +517,14 @@ def _sprite(rng: np.random.Generator, picture: Picture, n: int, still: bool) -> 
     speed = 0.0 if still or rng.random() < 0.4 else float(np.exp(rng.uniform(np.log(1.5), np.log(50.0))))
     step = np.array([rng.choice([-1.0, 1.0]), rng.normal(0, 0.25)]) * speed
     path = start + step * (np.arange(n)[:, None] - rng.integers(n))
-    return _Sprite(rgb, _alpha(rgb), target, weight, path)
+    blur = step * _exposure(rng)
+    alpha = _alpha(rgb)
+    if np.abs(blur).max() >= 1.0:
+        # Room for the smear, so that the object's edges run out over what is behind it.
+        reach = int(np.ceil(np.abs(blur).max() / 2.0))
+        rgb = _smear(cv2.copyMakeBorder(rgb, *(reach,) * 4, cv2.BORDER_REPLICATE), *blur)
+        alpha = _smear(cv2.copyMakeBorder(alpha, *(reach,) * 4, cv2.BORDER_CONSTANT, value=0.0), *blur)
+    return _Sprite(rgb, alpha, target, weight, path)
 
 
 def _paste(canvas: np.ndarray, sprite: _Sprite, frame: int, gain: float) -> Region:
@@ -551,7 +583,7 @@ def _pasted_view(rng: np.random.Generator, subjects: Sequence[Picture], n: int, 
         frames.append(_cut(scene, view))
         targets.append(target)
         weights.append(weight)
-    return np.stack(frames), np.stack(targets), np.stack(weights)
+    return _shaken(np.stack(frames), track, _exposure(rng)), np.stack(targets), np.stack(weights)
 
 
 def _clip(r: Region, to: Region) -> Region:

@@ -11,17 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from girasol_train import export, train_fusion
-from girasol_train.audio_encoder import AudioEncoder
+from girasol_train import export, restore, train_fusion
+from girasol_train.audio_encoder import AudioEncoder, load_audio_encoder
 from girasol_train.fusion import Fusion
 from girasol_train.quant import fake_quant_weights, onnx_session
-from girasol_train.video_encoder import VideoEncoder
+from girasol_train.video_encoder import VideoEncoder, load_video_encoder
 
 
 @pytest.fixture(scope="module")
 def fusion() -> Fusion:
     torch.manual_seed(0)
-    return Fusion(train_fusion.config()).eval()
+    made = Fusion(train_fusion.config()).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():  # as after training: no two norms are the same, and kept as one
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,13 @@ def test_golden_run_repeats(fusion: Fusion, bundle: pathlib.Path):
     again = export.write_golden(bundle, config, fake_quant_weights(copy.deepcopy(fusion)))
     assert (bundle / "golden.bin").read_bytes() == blob
     assert again["sha256"] == json.loads((bundle / "manifest.json").read_text())["golden"]["sha256"]
+
+
+def test_a_bundle_gives_its_weights_back(bundle: pathlib.Path, fusion: Fusion, tmp_path: pathlib.Path):
+    audio, video, rest = (tmp_path / f"{name}.pt" for name in ("audio", "video", "rest"))
+    restore.restore(bundle, audio, video, rest, train_fusion.config())  # asserts parity with every file
+    again, rounded = train_fusion.load_fusion(rest), fake_quant_weights(copy.deepcopy(fusion))
+    for name, value in rounded.latent.state_dict().items():
+        torch.testing.assert_close(again.latent.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(again.decoder.embedding.weight, fusion.decoder.embedding.weight)
+    assert load_audio_encoder(audio).blocks and load_video_encoder(video).positions
