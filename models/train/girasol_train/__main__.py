@@ -51,7 +51,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 60, "val": 12, "test": 10}, "video": {"train": 50, "val": 8, "test": 8}}
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -284,6 +284,7 @@ def run_export(job: Job) -> None:
     rules = rules_for(fusion, pool)
     rules_path(job).write_text(json.dumps(rules, indent=1))
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
+    init = torch.load(job.init, map_location="cpu", weights_only=True) if job.init else {}
     shipped = {kind: {name: {k: v for k, v in rule.items() if k != "validation"} for name, rule in table.items()}
                for kind, table in rules.items()}  # fmt: skip
     in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
@@ -299,7 +300,8 @@ def run_export(job: Job) -> None:
             for kind, folder in zip(SHARDS, job.folders(), strict=True)
         },
         "fusion_steps": saved["step"],
-        "warm_start_steps": torch.load(job.init, map_location="cpu", weights_only=True)["step"] if job.init else 0,
+        "warm_start_steps": init.get("step", 0),
+        "restored": init.get("restored"),
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
     }
     parts = export.Parts(

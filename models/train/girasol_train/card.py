@@ -179,7 +179,10 @@ def other_sections(report: dict[str, Any]) -> str:
 
 
 def taught(report: dict[str, Any], training: dict[str, Any]) -> str:
-    model = report.get("teacher")
+    model, restored = report.get("teacher"), training.get("restored")
+    if restored:
+        lesson = ", which had learned from a teacher of more than four times its parameters"
+        return f" (the weights of bundle {restored['version']}{lesson if restored['teacher'] else ''})"
     if not model or not training.get("teacher"):
         return ""
     return f", half of its label and text losses from a teacher of {model['ratio']} times the parameters"

@@ -7,6 +7,7 @@ of the encoders, states of optimisers, the teacher) is not in a bundle and start
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import numpy as np
@@ -87,5 +88,10 @@ def restore(
     audio_to.parent.mkdir(parents=True, exist_ok=True)
     save_audio_encoder(audio, audio_to, {"stage": "restored"})
     save_video_encoder(video, video_to)
-    saved = {"key": "restored", "config": config.as_dict(), "step": 0, "average": fusion.state_dict()}
-    save_atomically(saved, fusion_to)
+    body = json.loads((bundle / "manifest.json").read_text())
+    training = body.get("training", {})
+    save_atomically({
+        "key": "restored", "config": config.as_dict(), "average": fusion.state_dict(),
+        "step": training.get("fusion_steps", 0) + training.get("warm_start_steps", 0),
+        "restored": {"version": body["version"], "teacher": training.get("teacher")},
+    }, fusion_to)  # fmt: skip
