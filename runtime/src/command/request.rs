@@ -242,7 +242,8 @@ mod tests {
     fn the_published_schema_says_what_is_taken() {
         let text = include_str!("../../../docs/reference/schemas/command.json");
         let schema: Value = serde_json::from_str(text).unwrap();
-        let defined: Vec<_> = schema["$defs"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut defined: Vec<_> = schema["$defs"].as_object().unwrap().keys().map(String::as_str).collect();
+        defined.sort_unstable();
         let mut commands = COMMANDS;
         commands.sort_unstable();
         assert_eq!(defined, commands);
@@ -261,7 +262,7 @@ mod tests {
             of["$defs"] = schema["$defs"].clone();
             let validator = jsonschema::draft202012::new(&of).unwrap();
             let members = ["id", "sense", "key", "value", "on", "question", "more"];
-            let one = members.iter().flat_map(|member| values.iter().map(|v| vec![(*member, v)]));
+            let one = members.iter().flat_map(|&member| values.iter().map(move |v| vec![(member, v)]));
             let two = values.iter().flat_map(|v| values.iter().map(move |w| vec![("key", v), ("value", w)]));
             for pairs in one.chain(two).chain([vec![]]) {
                 let body: Map<_, _> = pairs.into_iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
