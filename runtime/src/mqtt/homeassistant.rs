@@ -305,7 +305,7 @@ mod tests {
             labels.iter().map(move |l| format!("[{sense}.labels.{}]\nenabled = true\n", l.id))
         });
         // Each dot of the name takes three characters in an id.
-        let (name, prefix) = (".".repeat(64), "p".repeat(128));
+        let (name, prefix) = (".".repeat(64), "p".repeat(128 - 65));
         let head = format!(
             "[device]\nname = \"{name}\"\n[mqtt]\ntopic_prefix = \"{prefix}\"\n[commands]\nenabled = true\n"
         );
