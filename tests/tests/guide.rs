@@ -67,7 +67,9 @@ fn a_bridge_takes_events_up_and_commands_down_and_keeps_what_the_centre_missed()
     let bridge = block("connection centre");
     let bridge: Vec<_> = bridge.lines().filter(|line| !line.starts_with("bridge_cafile")).collect();
     let bridge = bridge.join("\n").replace("centre.example:8883", &format!("127.0.0.1:{}", centre.port()));
-    let site = Broker::start_with(&format!("allow_anonymous true\n{bridge}\nrestart_timeout 1\n"));
+    // Without a limit on messages in flight, as these brokers have it, mosquitto 2.0.11's bridge sends a wrong CONNECT.
+    let site = format!("max_inflight_messages 20\nallow_anonymous true\n{bridge}\nrestart_timeout 1\n");
+    let site = Broker::start_with(&site);
     let (up, down) = (Subscriber::new(&centre, "keeper", "#"), Subscriber::new(&site, "board", "girasol/#"));
     let publisher = MqttPublisher::start(settings(site.url(), "board-042"), Arc::new(RealClock)).unwrap();
     let say = |n: &str| {
