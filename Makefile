@@ -138,6 +138,11 @@ test-homeassistant: setup ## Home Assistant's own MQTT integration operates a de
 	GIRASOL_HOMEASSISTANT_PYTHON=$(CURDIR)/.cache/homeassistant/bin/python \
 		$(CARGO) test --release --workspace --locked --test commands -- --nocapture home_assistants_own
 
+test-node-red: setup ## the example flow in a real Node-RED; needs Node.js 18 or newer and npm
+	npm install --silent --no-audit --no-fund --omit=optional --prefix .cache/node-red node-red@4
+	GIRASOL_NODE_RED=$(CURDIR)/.cache/node-red/node_modules/node-red \
+		$(CARGO) test --release --workspace --locked --test examples -- --nocapture node_red
+
 test-fleet: setup ## 500 publishers against one mosquitto: no cross-talk, every event once, what a board costs
 	ulimit -n 8192; FLEET_BOARDS=500 $(CARGO) test --release --workspace --locked --test fleet -- --nocapture
 

@@ -23,9 +23,11 @@ from homeassistant import auth, bootstrap, config_entries, core, loader
 from homeassistant.const import __version__
 from homeassistant.helpers import device_registry, entity_registry
 from homeassistant.setup import async_setup_component
+from homeassistant.util import yaml
 
 SECONDS = 60.0
 QUESTION = "is anyone speaking?"
+EXAMPLE = pathlib.Path(__file__).parents[2] / "docs" / "examples" / "home-assistant.yaml"
 
 
 async def until(what: str, found: Callable[[], Any]) -> Any:
@@ -100,6 +102,25 @@ async def settled(device: Device) -> None:
         count, quiet = now, quiet + 1 if now == count else 0
 
 
+async def automate(hass: core.HomeAssistant, device: Device) -> list[str]:
+    """The example automations: what they notify of, and that they make the device deaf while somebody is at home."""
+    notified: list[str] = []
+    hass.services.async_register("notify", "notify", lambda call: notified.append(call.data["message"]))
+    hass.states.async_set("zone.home", "0")
+    if not await async_setup_component(hass, "automation", yaml.load_yaml_dict(str(EXAMPLE))):
+        raise SystemExit(f"drive.py: Home Assistant does not take {EXAMPLE.name}")
+    for kind, label in (("new", "dog_bark"), ("new", "glass_break"), ("end", "glass_break")):
+        event = {"type": kind, "label": label, "text": f"{kind} {label}", "confidence": 0.9}
+        await hass.services.async_call(
+            "mqtt", "publish", {"topic": "girasol/porch/event", "payload": json.dumps(event)}, blocking=True
+        )
+    await until("a notification", lambda: notified)
+    for at_home, listen in (("1", "off"), ("0", "on")):
+        hass.states.async_set("zone.home", at_home)
+        await until(f"the device to be {listen}", lambda wanted=listen: device.state("listen") == wanted)
+    return notified
+
+
 async def drive(port: int, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="girasol-ha-") as folder:
         hass = await start(folder, port)
@@ -121,6 +142,7 @@ async def drive(port: int, name: str) -> dict[str, Any]:
         told["listen"] = await until("the switch off", lambda: device.state("listen") == "off" and "off")
         await device.call("listen", "turn_on")
         await until("the switch on", lambda: device.state("listen") == "on")
+        told["notified"] = await automate(hass, device)
         await device.call("question", "set_value", value=QUESTION)
         told["answer"] = await until("an answer", lambda: device.state("answer") not in (None, "unknown", "")
                                      and device.state("answer"))  # fmt: skip

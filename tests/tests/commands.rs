@@ -20,6 +20,8 @@ use girasol_tests::{
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(60);
+/// In which a question must be answered.
+const TWO_SNIPPETS: Duration = Duration::from_millis(1_920);
 
 /// A device that replays a clip of several minutes, and somebody who sees and says things.
 struct Scene {
@@ -280,9 +282,9 @@ impl Scene {
 }
 
 /// Beside the same program a moment before, without questions; on a machine that does other things, in one of a few tries.
-/// How long an answer takes on any machine is in `ask.rs`.
+/// What an answer costs on any machine is in `ask.rs`.
 #[test]
-fn questions_cost_no_snippet() {
+fn questions_for_the_decoder_are_answered_within_two_snippets_and_cost_none() {
     const SNIPPETS: usize = 8;
     let scene = Scene::start("[commands]\nenabled = true\n");
     let good = (0..5).any(|_| {
@@ -298,7 +300,8 @@ fn questions_cost_no_snippet() {
              ends, {:.0} (at most {:.0}) without questions; {} skipped, {} without",
             with.median, with.worst, without.median, without.worst, with.skipped, without.skipped
         );
-        with.skipped == 0 && with.median < without.median + 100.0 && answers > 1
+        let in_time = longest < TWO_SNIPPETS;
+        in_time && with.skipped == 0 && with.median < without.median + 100.0 && answers > 1
     });
     assert!(good);
 }
@@ -400,6 +403,10 @@ fn home_assistants_own_integration_takes_the_device_and_operates_it() {
     }
     assert_eq!(told["entities"].as_object().unwrap().len(), wanted.len());
     assert_eq!(told["listen"], "off");
+    // The device itself may have heard glass meanwhile.
+    let notified: Vec<_> = told["notified"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+    let of_ours = notified.iter().filter(|n| n.contains('_'));
+    assert_eq!(of_ours.collect::<Vec<_>>(), [&"new glass_break (90 %)"], "{notified:?}");
     assert!(!told["answer"].as_str().unwrap().is_empty());
     let label = told["removed"].as_str().unwrap().strip_prefix("hear_").unwrap();
     let settings = scene.on("girasol/porch/state");

@@ -17,6 +17,8 @@ use girasol_tests::{Broker, wait_until};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
+/// For Node-RED to start.
+const LONG: Duration = Duration::from_secs(120);
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples").join(name)
@@ -108,4 +110,46 @@ fn the_python_client_and_the_recorder_take_each_event_once() {
     wait_until(SOON, || kept().starts_with("(2,)")).unwrap();
     assert!(kept().contains("('porch', '0f', 'dog_bark', 'hear', 0.5, 1.0, 2.88, None)"), "{}", kept());
     drop((printer, recorder));
+}
+
+/// With `GIRASOL_NODE_RED`, the folder of a Node-RED (`make test-node-red` makes one); without, nothing is tried.
+#[test]
+fn the_node_red_flow_passes_on_what_is_new_and_chosen_and_nothing_else() {
+    let Some(folder) = std::env::var_os("GIRASOL_NODE_RED") else {
+        println!("GIRASOL_NODE_RED is not set: Node-RED itself is not tried");
+        return;
+    };
+    let broker = Broker::start();
+    let (out, flows) = (broker.dir().join("out"), broker.dir().join("flows.json"));
+    // As shipped, but for the broker's address and that the debug node prints.
+    let flow = fs::read_to_string(example("node-red.json")).unwrap();
+    let flow = flow.replace("\"1883\"", &format!("\"{}\"", broker.port()));
+    let flow =
+        flow.replace("\"localhost\"", "\"127.0.0.1\"").replace("\"console\": false", "\"console\": true");
+    fs::write(&flows, flow).unwrap();
+    let mut command = Command::new("node");
+    command.arg(Path::new(&folder).join("red.js")).arg("--userDir").arg(broker.dir().join("user"));
+    command.args(["--port", "0", "-D", "uiHost=127.0.0.1", "-D", "disableEditor=true"]).arg(&flows);
+    let flow = start(&mut command, &out);
+    wait_until(LONG, || broker.log().contains("girasol/+/event")).unwrap();
+    let publisher = publisher(&broker);
+    let said = |kind, seq, label: &str, text: &str| {
+        let mut message = event(kind, seq);
+        let mut body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        (body["label"], body["text"]) = (label.into(), text.into());
+        message.payload = body.to_string().into();
+        publisher.publish(message).unwrap();
+    };
+    said("new", 0, "dog_bark", "a dog barks");
+    said("new", 1, "glass_break", "glass breaks");
+    said("end", 2, "glass_break", "glass breaks no more");
+    said("new", 3, "alarm", "an alarm sounds");
+    assert!(publisher.flush(SOON));
+    let shown = || -> Vec<String> {
+        let out = fs::read_to_string(&out).unwrap();
+        out.lines().filter_map(|line| Some(line.split_once("[debug:text] ")?.1.to_owned())).collect()
+    };
+    wait_until(LONG, || shown().len() >= 2).unwrap();
+    assert_eq!(shown(), ["glass breaks", "an alarm sounds"]);
+    drop(flow);
 }

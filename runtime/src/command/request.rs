@@ -237,6 +237,44 @@ mod tests {
         assert_eq!(code("ask", &"[".repeat(MAX_REQUEST_BYTES)), FaultCode::Malformed);
     }
 
+    /// The published schema and the parser take and refuse the same.
+    #[test]
+    fn the_published_schema_says_what_is_taken() {
+        let text = include_str!("../../../docs/reference/schemas/command.json");
+        let schema: Value = serde_json::from_str(text).unwrap();
+        let mut defined: Vec<_> = schema["$defs"].as_object().unwrap().keys().map(String::as_str).collect();
+        defined.sort_unstable();
+        let mut commands = COMMANDS;
+        commands.sort_unstable();
+        assert_eq!(defined, commands);
+        let values = [
+            json!(null),
+            json!(true),
+            json!(7),
+            json!("hear"),
+            json!(" "),
+            json!("x".repeat(201)),
+            json!([]),
+        ];
+        let (mut taken, mut refused) = (0, 0);
+        for name in COMMANDS {
+            let mut of = json!({ "$ref": format!("#/$defs/{name}") });
+            of["$defs"] = schema["$defs"].clone();
+            let validator = jsonschema::draft202012::new(&of).unwrap();
+            let members = ["id", "sense", "key", "value", "on", "question", "more"];
+            let one = members.iter().flat_map(|&member| values.iter().map(move |v| vec![(member, v)]));
+            let two = values.iter().flat_map(|v| values.iter().map(move |w| vec![("key", v), ("value", w)]));
+            for pairs in one.chain(two).chain([vec![]]) {
+                let body: Map<_, _> = pairs.into_iter().map(|(k, v)| (k.to_owned(), v.clone())).collect();
+                let body = Value::Object(body);
+                let outcome = parse(name, body.to_string().as_bytes()).1;
+                assert_eq!(validator.is_valid(&body), outcome.is_ok(), "{name} {body}: {outcome:?}");
+                *if outcome.is_ok() { &mut taken } else { &mut refused } += 1;
+            }
+        }
+        assert!(taken > 20 && refused > 20, "{taken} taken, {refused} refused");
+    }
+
     proptest! {
         #[test]
         fn nothing_panics_and_faults_are_one_bounded_line(name in "[a-z_]{0,12}", bytes in prop::collection::vec(any::<u8>(), 0..200)) {

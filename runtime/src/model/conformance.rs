@@ -155,6 +155,35 @@ fn the_encoders_convolutions_all_run_in_int8() {
     }
 }
 
+/// What is computed once from the held inputs is neither lost, nor does it follow them afterwards.
+#[test]
+fn a_graph_in_two_parts_computes_the_same() {
+    let bundle = bundle();
+    let mut parts = Decoder::load(&bundle, Kernel::best()).unwrap().graph;
+    let mut whole = Decoder::graph(&bundle, Kernel::best()).unwrap();
+    assert!(parts.operators().len() > whole.operators().len(), "it was not cut");
+    let mut noise = Noise(7);
+    for token in [3, 5] {
+        for graph in [&mut parts, &mut whole] {
+            graph.input_i64(0).unwrap()[0] = token;
+            graph.input_i64(1).unwrap()[0] = token;
+        }
+        for index in 2..9 {
+            let values: Vec<_> = whole.input(index).unwrap().iter().map(|_| noise.next()).collect();
+            parts.input(index).unwrap().copy_from_slice(&values);
+            whole.input(index).unwrap().copy_from_slice(&values);
+        }
+        let held = parts.hold().unwrap();
+        for index in 5..9 {
+            parts.input(index).unwrap().fill(0.25);
+        }
+        let (expected, out) = (whole.run().unwrap(), parts.run_on(&held).unwrap());
+        for output in 0..3 {
+            assert_eq!(out.get(output).unwrap(), expected.get(output).unwrap());
+        }
+    }
+}
+
 /// What a wrong manifest must lead to: a refusal that names node and fault.
 #[test]
 fn quantised_nodes_that_do_not_fit_are_refused_by_name() {

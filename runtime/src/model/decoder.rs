@@ -5,7 +5,7 @@ use girasol_ops::Kernel;
 
 use super::{
     G, Span, TOKEN_BLOCK,
-    graph::{Graph, Port},
+    graph::{Graph, Held, Port},
     known::Known,
     load,
     window::{self, WINDOW, Window},
@@ -67,6 +67,8 @@ pub(super) struct Writing {
     starts: [Option<MonoTime>; WINDOW],
     now: MonoTime,
     pub(super) span: Span,
+    /// What the decoder made of that window, from the first token on.
+    held: Option<Held>,
     self_k: Vec<f32>,
     self_v: Vec<f32>,
 }
@@ -83,9 +85,21 @@ pub(crate) struct Decoder {
 impl Decoder {
     pub(crate) fn load(bundle: &Bundle, kernel: Kernel) -> Result<Self> {
         let manifest = bundle.manifest();
+        // Getting the window's keys and values ready takes several times as long as a token.
+        let of_window = [port::CROSS_K, port::CROSS_V, port::AGE, port::VALID];
+        let graph = Self::graph(bundle, kernel)?.split_at(&of_window)?;
+        let tokenizer = Tokenizer::new(&manifest.text);
+        let known = Known::new(manifest, &tokenizer);
+        let logits = vec![0.0; manifest.text.vocab.len()];
+        Ok(Self { graph, tokenizer, text: manifest.text.clone(), known, logits })
+    }
+
+    /// The graph in one piece.
+    pub(super) fn graph(bundle: &Bundle, kernel: Kernel) -> Result<Graph> {
+        let manifest = bundle.manifest();
         let vocabulary = manifest.text.vocab.len();
         let (d, m, t, layers) = (G.dim, G.snippet_tokens, G.decoder_context, G.decoder_layers);
-        let graph = load(
+        load(
             bundle,
             kernel,
             "decoder",
@@ -106,10 +120,7 @@ impl Decoder {
                 Port::f32("self_k_new", [1, layers, d]),
                 Port::f32("self_v_new", [1, layers, d]),
             ],
-        )?;
-        let tokenizer = Tokenizer::new(&manifest.text);
-        let known = Known::new(manifest, &tokenizer);
-        Ok(Self { graph, tokenizer, text: manifest.text.clone(), known, logits: vec![0.0; vocabulary] })
+        )
     }
 
     /// What the newest snippet's scores claim is the context of what is written about it.
@@ -156,8 +167,9 @@ impl Decoder {
     /// Runs the prompt and writes on; returns the tokens and the geometric mean of their probabilities.
     fn continue_prompt(&mut self, prompt: &[u32]) -> Result<(Vec<u32>, f32)> {
         self.graph.input(port::SELF_VALID)?.fill(0.0);
+        let held = self.graph.hold()?;
         let mut draft = self.draft(prompt.to_vec());
-        while !self.advance(&mut draft)? {}
+        while !self.advance(&mut draft, &held)? {}
         let confidence = draft.confidence();
         Ok((draft.written, confidence))
     }
@@ -168,9 +180,9 @@ impl Decoder {
     }
 
     /// Runs one token of the draft. Returns whether it is finished.
-    fn advance(&mut self, draft: &mut Draft) -> Result<bool> {
+    fn advance(&mut self, draft: &mut Draft, held: &Held) -> Result<bool> {
         let Some(token) = draft.next_token() else { return Ok(true) };
-        self.run(token, draft.ran)?;
+        self.run(token, draft.ran, held)?;
         draft.ran += 1;
         if draft.ran < draft.prompt.len() {
             return Ok(false);
@@ -200,38 +212,47 @@ impl Decoder {
             now,
             span,
             starts,
+            held: None,
             self_k: vec![0.0; values],
             self_v: vec![0.0; values],
         })
     }
 
-    /// Writes one token more. `Ok(None)` while it goes on; a text whose window has been forgotten meanwhile is empty.
+    /// Gets the window ready, then writes one token more with each call. `Ok(None)` while it goes on; a text whose window
+    /// has been forgotten meanwhile is empty.
     pub(super) fn resume(&mut self, asking: &mut Writing, window: &Window) -> Result<Option<Sentence>> {
-        let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
-        let mut left = false;
-        for (slot, (&was, &is)) in asking.starts.iter().zip(window.starts()).enumerate() {
-            // A slot that a newer snippet has taken since is passed over.
-            let Some(start) = was.filter(|_| was == is) else { continue };
-            (age[slot], valid[slot], left) = (window::age(asking.now, start), 1.0, true);
-        }
-        if !left {
+        if !asking.starts.iter().zip(window.starts()).any(|(was, is)| was.is_some() && was == is) {
             return Ok(Some(Sentence::default()));
         }
-        self.graph.input(port::AGE)?.copy_from_slice(&age);
-        self.graph.input(port::VALID)?.copy_from_slice(&valid);
+        let Some(held) = &asking.held else {
+            asking.held = Some(self.hold(asking, window)?);
+            return Ok(None);
+        };
         // Sentences of events use the same graph in between.
         self.graph.input(port::SELF_K)?.copy_from_slice(&asking.self_k);
         self.graph.input(port::SELF_V)?.copy_from_slice(&asking.self_v);
         for (position, valid) in self.graph.input(port::SELF_VALID)?.iter_mut().enumerate() {
             *valid = if position < asking.draft.ran { 1.0 } else { 0.0 };
         }
-        let finished = self.advance(&mut asking.draft)?;
+        let finished = self.advance(&mut asking.draft, held)?;
         asking.self_k.copy_from_slice(self.graph.input(port::SELF_K)?);
         asking.self_v.copy_from_slice(self.graph.input(port::SELF_V)?);
         Ok(finished.then(|| Sentence {
             text: self.tokenizer.decode(&asking.draft.written),
             confidence: asking.draft.confidence(),
         }))
+    }
+
+    fn hold(&mut self, asking: &Writing, window: &Window) -> Result<Held> {
+        let (mut age, mut valid) = ([0.0; WINDOW], [0.0; WINDOW]);
+        for (slot, (&was, &is)) in asking.starts.iter().zip(window.starts()).enumerate() {
+            // A slot that a newer snippet has taken since is passed over.
+            let Some(start) = was.filter(|_| was == is) else { continue };
+            (age[slot], valid[slot]) = (window::age(asking.now, start), 1.0);
+        }
+        self.graph.input(port::AGE)?.copy_from_slice(&age);
+        self.graph.input(port::VALID)?.copy_from_slice(&valid);
+        self.graph.hold()
     }
 
     /// Prompt of the task, ended by `bos`; always leaves room for at least one written token.
@@ -258,10 +279,10 @@ impl Decoder {
     }
 
     /// One step of the graph; leaves its logits in `self.logits`.
-    fn run(&mut self, token: u32, position: usize) -> Result<()> {
+    fn run(&mut self, token: u32, position: usize, held: &Held) -> Result<()> {
         self.graph.input_i64(port::TOKEN)?[0] = i64::from(token);
         self.graph.input_i64(port::POSITION)?[0] = i64::try_from(position).unwrap_or(i64::MAX);
-        let out = self.graph.run()?;
+        let out = self.graph.run_on(held)?;
         self.logits.copy_from_slice(out.get(0)?);
         for (index, new) in [(port::SELF_K, 1), (port::SELF_V, 2)] {
             let cache = self.graph.input(index)?;

@@ -7,7 +7,10 @@ use std::sync::{
 
 use tract_onnx::{
     prelude::*,
-    tract_core::plan::{self, SimpleState},
+    tract_core::{
+        ops::{konst::Const, source::TypedSource},
+        plan::{self, SimpleState},
+    },
     tract_hir::{infer::Factoid as _, internal::Cost},
 };
 
@@ -39,11 +42,35 @@ impl Port {
     }
 }
 
+/// A graph or a part of one, and which of the graph's inputs it reads.
+struct Part {
+    state: SimpleState<TypedFact, Box<dyn TypedOp>>,
+    reads: Vec<usize>,
+}
+
+impl Part {
+    fn new(model: TypedModel, reads: Vec<usize>) -> TractResult<Self> {
+        Ok(Self { state: model.into_runnable()?.spawn()?, reads })
+    }
+
+    /// What it is run on: those of the graph's inputs that it reads, then `held`.
+    fn values(&self, inputs: &[Arc<Tensor>], held: &Held) -> TVec<TValue> {
+        let read = self.reads.iter().map(|&index| TValue::from_const(Arc::clone(&inputs[index])));
+        read.chain(held.0.iter().cloned()).collect()
+    }
+}
+
 /// A graph ready to run, with its input tensors. The inputs are allocated once; a caller writes into them, runs, and
 /// writes again.
+///
+/// A graph that runs many times on inputs of which some stay the same can be split ([`Self::split_at`]): what rests on
+/// those alone is then computed once, by [`Self::hold`], and used by each [`Self::run_on`].
 pub(crate) struct Graph {
     name: &'static str,
-    state: SimpleState<TypedFact, Box<dyn TypedOp>>,
+    /// What rests on the held inputs alone.
+    prelude: Option<Part>,
+    /// Everything, or what the prelude leaves.
+    rest: Part,
     inputs: Vec<Arc<Tensor>>,
     stop: Option<Arc<AtomicBool>>,
 }
@@ -90,10 +117,17 @@ impl Graph {
                 return Err(refuse(format!("output `{}` is {fact:?}, not {:?}", port.name, port.shape)));
             }
         }
-        let plan = model.into_runnable().map_err(|e| internal(name, &e))?;
-        let state = plan.spawn().map_err(|e| internal(name, &e))?;
+        let rest = Part::new(model, (0..inputs.len()).collect()).map_err(|e| internal(name, &e))?;
         let inputs = inputs.iter().map(Port::zeros).collect::<Result<_>>()?;
-        Ok(Self { name, state, inputs, stop: None })
+        Ok(Self { name, prelude: None, rest, inputs, stop: None })
+    }
+
+    /// Splits off what rests on the `held` inputs alone.
+    pub(crate) fn split_at(mut self, held: &[usize]) -> Result<Self> {
+        let (prelude, rest) = split(self.rest.state.model(), held).map_err(|e| internal(self.name, &e))?;
+        self.prelude = Some(prelude);
+        self.rest = rest;
+        Ok(self)
     }
 
     /// The input's values, to be written.
@@ -122,37 +156,26 @@ impl Graph {
 
     /// Nodes that run in int8.
     pub(crate) fn int8_nodes(&self) -> usize {
-        self.state.model().nodes().iter().filter(|n| n.op_as::<IntegerOp>().is_some()).count()
+        self.nodes().filter(|n| n.op_as::<IntegerOp>().is_some()).count()
     }
 
-    /// Times each node over `iterations` runs on the current inputs.
+    /// The nodes that it runs.
+    fn nodes(&self) -> impl Iterator<Item = &TypedNode> {
+        self.prelude.iter().chain([&self.rest]).flat_map(|part| {
+            let (model, order) = (part.state.model(), part.state.plan().order_without_consts());
+            order.iter().map(|&id| model.node(id))
+        })
+    }
+
+    /// Times each node over `iterations` runs on the current inputs, those of the prelude too.
     pub(crate) fn profile(&mut self, iterations: usize, clock: &dyn Clock) -> Result<Vec<NodeCost>> {
-        let mut times = vec![Vec::with_capacity(iterations); self.state.model().nodes().len()];
-        for _ in 0..iterations {
-            let inputs = self.inputs.iter().map(|t| TValue::from_const(Arc::clone(t))).collect();
-            let timed = self.state.run_plan_with_eval(inputs, |context, state, node, input| {
-                let start = clock.now();
-                let result = plan::eval(context, state, node, input);
-                times[node.id].push(u64::try_from(clock.now().since(start)).unwrap_or(0));
-                result
-            });
-            timed.map_err(|e| internal(self.name, &e))?;
-        }
-        let model = self.state.model();
+        let held = self.hold()?;
         let mut costs = Vec::new();
-        for (node, times) in model.nodes().iter().zip(&mut times).filter(|(_, times)| !times.is_empty()) {
-            times.sort_unstable();
-            let facts = model.node_input_facts(node.id).map_err(|e| internal(self.name, &e))?;
-            let cost = node.op.cost(&facts).map_err(|e| internal(self.name, &e))?;
-            let products = cost.iter().filter(|(cost, _)| matches!(cost, Cost::FMA(_)));
-            costs.push(NodeCost {
-                graph: self.name,
-                node: node.name.clone(),
-                operator: node.op().name().to_string(),
-                kernel: node.op_as::<IntegerOp>().map_or("tract", |op| op.kernel().name()),
-                macs: products.filter_map(|(_, count)| u64::try_from(count.to_i64().ok()?).ok()).sum(),
-                median: std::time::Duration::from_nanos(times[times.len() / 2]),
-            });
+        let nothing = Held::default();
+        for (part, held) in self.prelude.iter_mut().map(|p| (p, &nothing)).chain([(&mut self.rest, &held)]) {
+            let inputs = part.values(&self.inputs, held);
+            let of_part = profile(self.name, part, &inputs, iterations, clock);
+            costs.extend(of_part.map_err(|e| internal(self.name, &e))?);
         }
         Ok(costs)
     }
@@ -166,7 +189,7 @@ impl Graph {
     /// Names of the operators that it came to after optimisation.
     #[cfg(test)]
     pub(crate) fn operators(&self) -> Vec<String> {
-        self.state.model().nodes().iter().map(|n| n.op().name().to_string()).collect()
+        self.nodes().map(|n| n.op().name().to_string()).collect()
     }
 
     /// From now on nothing more is run once `stop` is set.
@@ -174,15 +197,121 @@ impl Graph {
         self.stop = Some(Arc::clone(stop));
     }
 
+    /// Computes what rests on the held inputs alone, as they are now. Of a graph that was not split that is nothing.
+    pub(crate) fn hold(&mut self) -> Result<Held> {
+        self.check_stop()?;
+        let Some(prelude) = &mut self.prelude else { return Ok(Held::default()) };
+        let inputs = prelude.values(&self.inputs, &Held::default());
+        prelude.state.run(inputs).map(Held).map_err(|e| internal(self.name, &e))
+    }
+
+    /// Runs the graph on the current inputs, the held ones as they were at [`Self::hold`].
+    pub(crate) fn run_on(&mut self, held: &Held) -> Result<Outputs> {
+        self.check_stop()?;
+        let inputs = self.rest.values(&self.inputs, held);
+        let values = self.rest.state.run(inputs).map_err(|e| internal(self.name, &e))?;
+        Ok(Outputs { name: self.name, values })
+    }
+
     /// Runs the graph on the current inputs.
     pub(crate) fn run(&mut self) -> Result<Outputs> {
+        let held = self.hold()?;
+        self.run_on(&held)
+    }
+
+    fn check_stop(&self) -> Result<()> {
         if self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             return Err(Error::new(ErrorKind::Unavailable, format!("{}: given up for the end", self.name)));
         }
-        let inputs = self.inputs.iter().map(|t| TValue::from_const(Arc::clone(t))).collect();
-        let values = self.state.run(inputs).map_err(|e| internal(self.name, &e))?;
-        Ok(Outputs { name: self.name, values })
+        Ok(())
     }
+}
+
+/// What a graph computed from its held inputs.
+#[derive(Default)]
+pub(crate) struct Held(TVec<TValue>);
+
+/// Cuts an optimised graph in two. The first makes every tensor that rests on the `held` inputs alone and that the rest
+/// reads; the second has these as further inputs, in the same order.
+fn split(model: &TypedModel, held: &[usize]) -> TractResult<(Part, Part)> {
+    let held_sources: Vec<OutletId> = held.iter().map(|&index| model.inputs[index]).collect();
+    let mut once = vec![false; model.nodes().len()];
+    for id in model.eval_order()? {
+        let of = |node: usize| once[node] || model.node(node).op_is::<Const>();
+        let node = model.node(id);
+        once[id] = if node.op_is::<TypedSource>() {
+            held_sources.iter().any(|source| source.node == id)
+        } else {
+            node.inputs.iter().all(|input| of(input.node)) && node.inputs.iter().any(|i| once[i.node])
+        };
+    }
+    let computed = |id: &usize| once[*id] && !model.node(*id).op_is::<TypedSource>();
+    let mut cut = Vec::new();
+    for id in model.eval_order()?.into_iter().filter(computed) {
+        for (slot, output) in model.node(id).outputs.iter().enumerate() {
+            let outlet = OutletId::new(id, slot);
+            if model.outputs.contains(&outlet) || output.successors.iter().any(|s| !once[s.node]) {
+                cut.push(outlet);
+            }
+        }
+    }
+    let (mut prelude, mut rest) = (model.clone(), model.clone());
+    prelude.select_output_outlets(&cut)?;
+    for &outlet in &cut {
+        let fact = model.outlet_fact(outlet)?.without_value();
+        let source = rest.add_source(format!("{}.held", model.node(outlet.node).name), fact)?;
+        for &reader in model.outlet_successors(outlet).iter().filter(|reader| !once[reader.node]) {
+            rest.add_edge(source, reader)?;
+        }
+        for output in rest.outputs.iter_mut().filter(|output| **output == outlet) {
+            *output = source;
+        }
+    }
+    Ok((part(prelude, model.inputs.len())?, part(rest, model.inputs.len())?))
+}
+
+/// Leaves out those of the graph's `inputs` that no output needs: tract would keep what it is given for them.
+fn part(mut model: TypedModel, inputs: usize) -> TractResult<Part> {
+    let needed = model.eval_order()?;
+    let reads: Vec<usize> = (0..inputs).filter(|&index| needed.contains(&model.inputs[index].node)).collect();
+    let further = model.inputs.split_off(inputs);
+    model.inputs = reads.iter().map(|&index| model.inputs[index]).chain(further).collect();
+    Part::new(model, reads)
+}
+
+/// Times each node of one part of a graph.
+fn profile(
+    name: &'static str,
+    part: &mut Part,
+    inputs: &TVec<TValue>,
+    iterations: usize,
+    clock: &dyn Clock,
+) -> TractResult<Vec<NodeCost>> {
+    let mut times = vec![Vec::with_capacity(iterations); part.state.model().nodes().len()];
+    for _ in 0..iterations {
+        part.state.run_plan_with_eval(inputs.clone(), |context, state, node, input| {
+            let start = clock.now();
+            let result = plan::eval(context, state, node, input);
+            times[node.id].push(u64::try_from(clock.now().since(start)).unwrap_or(0));
+            result
+        })?;
+    }
+    let model = part.state.model();
+    let mut costs = Vec::new();
+    for (node, times) in model.nodes().iter().zip(&mut times).filter(|(_, times)| !times.is_empty()) {
+        times.sort_unstable();
+        let cost = node.op.cost(&model.node_input_facts(node.id)?)?;
+        let products = cost.iter().filter(|(cost, _)| matches!(cost, Cost::FMA(_)));
+        costs.push(NodeCost {
+            graph: name,
+            node: node.name.clone(),
+            operator: node.op().name().to_string(),
+            kernel: node.op_as::<IntegerOp>().map_or("tract", |op| op.kernel().name()),
+            macs: products.filter_map(|(_, count)| u64::try_from(count.to_i64().ok()?).ok()).sum(),
+            median: std::time::Duration::from_nanos(times[times.len() / 2]),
+        });
+    }
+    Ok(costs)
 }
 
 /// What one node of a graph costs.

@@ -596,6 +596,36 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_rests_on_the_minute_as_it_was_however_many_snippets_come_meanwhile() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let prompt = Prompt::Ask("is anyone speaking to you?");
+        let (mel, frame) = (vec![-2.0; MEL_VALUES], vec![0.3; FRAME_VALUES]);
+        let other: Vec<f32> = (0..MEL_VALUES).map(|i| (i % 23) as f32 / 3.0 - 4.0).collect();
+        for index in 0..66 {
+            model.step(&input(index, &other, &frame)).unwrap();
+        }
+        let now = MonoTime(66 * 960_000_000);
+        let mut undisturbed = model.begin(&prompt, now).unwrap();
+        let whole = loop {
+            if let Some(answer) = model.resume(&mut undisturbed).unwrap() {
+                break answer;
+            }
+        };
+        let mut asking = model.begin(&prompt, now).unwrap();
+        let mut index = 66;
+        let answer = loop {
+            if let Some(answer) = model.resume(&mut asking).unwrap() {
+                break answer;
+            }
+            model.step(&input(index, &mel, &frame)).unwrap();
+            index += 1;
+        };
+        // Slots that it rests on have been taken by other snippets since.
+        assert!(index > 70);
+        assert_eq!(answer, whole);
+    }
+
+    #[test]
     fn a_question_of_the_table_is_answered_at_once_from_the_same_minute() {
         let mut model = Model::load(&bundle()).unwrap();
         let prompt = Prompt::Ask("Is anyone speaking?");

@@ -39,8 +39,11 @@ impl Model {
             time("audio_encoder", 1, graphs.audio_encoder.macs, &mut || self.audio.run().map(drop))?;
             time("combiner", 1, graphs.combiner.macs, &mut || self.combiner.run().map(drop))?;
             time("latent", 1, graphs.latent.macs, &mut || self.latent.run().map(drop))?;
-            // One token.
-            time("decoder", 0, graphs.decoder.macs, &mut || self.decoder.graph.run().map(drop))?;
+            // Once a text, and each of its tokens.
+            let graph = &mut self.decoder.graph;
+            let held = graph.hold()?;
+            time("decoder_window", 0, 0, &mut || graph.hold().map(drop))?;
+            time("decoder", 0, graphs.decoder.macs, &mut || graph.run_on(&held).map(drop))?;
         }
         let label = self.manifest.labels.audible[0].id.clone();
         let mut run = || self.write(&Prompt::Heard(&label)).map(drop);

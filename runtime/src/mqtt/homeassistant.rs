@@ -232,14 +232,18 @@ impl Entities {
 mod tests {
     use girasol_model::Bundle;
 
-    use super::*;
+    use super::{super::publisher::MAX_RETAINED_BYTES, *};
 
     fn components(file: &str) -> (String, Map<String, Value>) {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/bundle");
         let bundle = Bundle::open(dir, env!("CARGO_PKG_VERSION")).unwrap();
         let config = Config::parse(file, "x").unwrap();
         let message = discovery(&config, &About { version: "1", labels: &bundle.manifest().labels }).unwrap();
-        assert!(message.retain && message.payload.len() < 60_000, "{} bytes", message.payload.len());
+        assert!(
+            message.retain && message.payload.len() <= MAX_RETAINED_BYTES,
+            "{} bytes",
+            message.payload.len()
+        );
         let body: Value = serde_json::from_slice(&message.payload).unwrap();
         hold_to_schema(&body);
         (message.topic, body["cmps"].as_object().unwrap().clone())
@@ -289,6 +293,24 @@ mod tests {
         assert_eq!(all["hear_dog_bark_enabled"]["p"], "switch");
         let types = all["hear"]["event_types"].as_array().unwrap();
         assert!(!types.contains(&json!("dog_bark")) && types.contains(&json!("cough")));
+    }
+
+    #[test]
+    fn with_the_longest_names_and_every_label_the_message_is_still_taken() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/bundle");
+        let bundle = Bundle::open(dir, env!("CARGO_PKG_VERSION")).unwrap();
+        let labels = &bundle.manifest().labels;
+        let all = [("hear", &labels.audible), ("see", &labels.visible)];
+        let enabled = all.iter().flat_map(|(sense, labels)| {
+            labels.iter().map(move |l| format!("[{sense}.labels.{}]\nenabled = true\n", l.id))
+        });
+        // Each dot of the name takes three characters in an id.
+        let (name, prefix) = (".".repeat(64), "p".repeat(128 - 65));
+        let head = format!(
+            "[device]\nname = \"{name}\"\n[mqtt]\ntopic_prefix = \"{prefix}\"\n[commands]\nenabled = true\n"
+        );
+        let (_, entities) = components(&(head + &enabled.collect::<String>()));
+        assert!(entities.values().all(|e| e.get("uniq_id").is_some()), "every entity is there");
     }
 
     #[test]

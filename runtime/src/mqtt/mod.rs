@@ -71,7 +71,7 @@ pub trait Publisher: Send + Sync {
 pub enum Refused {
     /// The topic is empty, too long, or holds a wildcard.
     Topic,
-    /// The payload is larger than [`MAX_PAYLOAD_BYTES`] or than the whole queue.
+    /// The payload is larger than [`MAX_PAYLOAD_BYTES`] (retained: four times that) or than the whole queue.
     TooLarge,
     /// There are too many retained topics already.
     TooManyRetained,

@@ -21,6 +21,8 @@ use crate::{
 
 /// Most retained topics of one publisher.
 const MAX_RETAINED: usize = 64;
+/// No retained payload is larger. Home Assistant's discovery with the longest names needs more than the outbox takes.
+pub(super) const MAX_RETAINED_BYTES: usize = 256 << 10;
 /// Most responses to commands waiting.
 const MAX_REPLIES: usize = 32;
 /// Most QoS-0 messages waiting.
@@ -419,7 +421,8 @@ impl Inner {
         if !is_topic(&message.topic) {
             return Err(Refused::Topic);
         }
-        if message.payload.len() > MAX_PAYLOAD_BYTES {
+        let most = if message.retain { MAX_RETAINED_BYTES } else { MAX_PAYLOAD_BYTES };
+        if message.payload.len() > most {
             return Err(Refused::TooLarge);
         }
         match (message.retain, message.qos) {
@@ -612,11 +615,14 @@ mod tests {
         assert_eq!(shared.publish(Message::new("a/+", "")), Err(Refused::Topic));
         assert_eq!(shared.publish(Message::new("a", vec![0; MAX_PAYLOAD_BYTES + 1])), Err(Refused::TooLarge));
         assert_eq!(shared.publish(Message::new("a", vec![0; 2_000])), Err(Refused::TooLarge));
+        let large = |bytes| Message { retain: true, ..Message::new("t0", vec![0; bytes]) };
+        assert_eq!(shared.publish(large(MAX_RETAINED_BYTES + 1)), Err(Refused::TooLarge));
+        shared.publish(large(MAX_RETAINED_BYTES)).unwrap();
         for n in 0..MAX_RETAINED {
             shared.publish(Message { retain: true, ..Message::new(format!("t{n}"), "") }).unwrap();
         }
         assert_eq!(shared.publish(retained("")), Err(Refused::TooManyRetained));
-        assert_eq!(shared.status().refused, 4);
+        assert_eq!(shared.status().refused, 5);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, MonoTime},
 };
 
-/// No payload is larger.
+/// No payload that waits in the outbox is larger.
 pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 
 /// Delivery promise of a message.
