@@ -114,6 +114,10 @@ fuzz: ## look for input that breaks a parser, FUZZ_SECONDS for each of FUZZ='com
 test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and Armv9; needs qemu-user and an arm64 gcc
 	@bash cross/arm/test.sh
 
+test-armhf: ## the numeric crates' tests and the program's start on emulated 32-bit ARM (a quarter of an hour to build)
+	@bash cross/setup/packages.sh cross
+	@bash cross/arm/armhf.sh
+
 count: ## instructions of every operator on arm64 beside the committed baseline; builds an emulator the first time
 	@bash cross/count/count.sh operators
 

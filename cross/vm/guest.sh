@@ -2,6 +2,7 @@
 # Sourced by what runs in the guest (board.py): a camera and a microphone that see and hear what is played, girasol, and
 # marks. /share/marks gets a line for each mark: seconds since boot, then words.
 bus=/sys/bus/platform/drivers
+touch /share/log
 
 uptime() { cut -d' ' -f1 /proc/uptime; }
 mark() { echo "$(uptime) $*" >> /share/marks; }
@@ -44,23 +45,33 @@ plug_camera() {
 unplug_microphone() { echo snd_aloop.0 > $bus/snd_aloop/unbind; }
 plug_microphone() { echo snd_aloop.0 > $bus/snd_aloop/bind; }
 
-# What microphone and camera get: /share/clip, each time that /share/clip/go appears.
+# `play [FOLDER]`: what microphone and camera get, /share/clip, each time that /share/clip/go appears.
 play() {
     set_camera || die 'vivid cannot be set'
-    cp /share/player /tmp/player
-    /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 /share/clip > /share/played 2>&1 &
+    [ -x /tmp/player ] || cp /share/player /tmp/player
+    /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 "${1:-/share/clip}" > /share/played 2>&1 &
+    player=$!
     until_true 20 'the player is ready' grep -q ready /share/played
+}
+play_no_more() {
+    kill "$player"
+    wait "$player"
+    true
 }
 play_clip() {
     played=$(grep -c end /share/played)
     touch /share/clip/go
+}
+# `play_to_end [SECONDS]`: the clip takes 13.
+play_to_end() {
+    play_clip
+    until_true "${1:-60}" 'the clip is over' clip_is_over
 }
 clip_is_over() { [ "$(grep -c end /share/played)" -gt "$played" ]; }
 
 # girasol as it is shipped, with /share/girasol.toml; its log goes to /share/log.
 start() {
     [ -x /tmp/girasol ] || cp /share/root/usr/bin/girasol /tmp/girasol
-    touch /share/log
     runs=$(count ' running ')
     mark start
     STATE_DIRECTORY=/tmp/state /tmp/girasol run --config /share/girasol.toml --bundle /share/root/usr/share/girasol/bundle \
@@ -73,7 +84,12 @@ alive() { kill -0 "$girasol"; }
 count() { grep -c -e "$1" /share/log; }
 # `again COUNT PATTERN`: the log has it more often than COUNT times.
 again() { [ "$(count "$2")" -gt "$1" ]; }
-opened() { until_true "$1" "$2 open" grep -q "$2 open" /share/log; }
+# `opened SECONDS DEVICE...`
+opened() {
+    limit_open=$1
+    shift
+    for device in "$@"; do until_true "$limit_open" "$device open" grep -q "$device open" /share/log; done
+}
 # `used WORDS`: processor time and memory of girasol so far, in ticks of 10 ms and KiB.
 used() {
     mark "used $(awk '{ print $14 + $15 }' /proc/"$girasol"/stat) $(awk '/VmRSS/ { print $2 }' /proc/"$girasol"/status) $*"
