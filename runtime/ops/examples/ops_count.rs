@@ -16,7 +16,7 @@ use girasol_ops::{
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
     linear::{Linear, LinearSpec},
-    pointwise::{Gelu, LayerNorm},
+    pointwise::{Gelu, LayerNorm, Softmax},
     rows::{RowSpan, RowSums},
     semantics::{Activation, QuantParams},
     window::Window,
@@ -137,7 +137,7 @@ fn edges(kernel: Kernel) {
     add("reference", kernel, LEN);
 }
 
-/// What stays in f32 in the latent model, and a row of a VGA picture's resize; "MACs" of the latter three are elements.
+/// What stays in f32 in the latent model, and a row of a VGA picture's resize; "MACs" of the others are elements.
 fn floats(kernel: Kernel) {
     const KEYS: usize = 65 * 8;
     let real = |len| pattern(len).into_iter().map(|x| f32::from(x) * 0.01).collect::<Vec<_>>();
@@ -151,6 +151,11 @@ fn floats(kernel: Kernel) {
     let norm = LayerNorm::new(kernel, &real(128), &real(128), 1e-5).unwrap();
     measure("reference", "layer-norm-8x128", 8 * 128, 1, || {
         norm.run(black_box(&query), black_box(&mut output))
+    });
+    let softmax = Softmax::new(kernel, 60).unwrap();
+    let (scores, mut shares) = (real(16 * 60), vec![0.0; 16 * 60]);
+    measure("reference", "softmax-16x60", 16 * 60, 1, || {
+        softmax.run(black_box(&scores), black_box(&mut shares))
     });
     let gelu = Gelu::new(kernel).unwrap();
     measure("reference", "gelu", 8 * 128, 1, || gelu.run(black_box(&query), black_box(&mut output)));

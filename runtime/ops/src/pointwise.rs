@@ -1,4 +1,4 @@
-//! What stands between a transformer's products, in f32: layer norm and GELU, each in one pass.
+//! What stands between a transformer's products, in f32: layer norm, softmax and GELU.
 
 use crate::{
     Kernel,
@@ -73,6 +73,70 @@ fn normalise(op: &LayerNorm, input: &[f32], output: &mut [f32]) {
         for ((result, x), (weight, bias)) in results.iter_mut().zip(row).zip(weight.iter().zip(bias)) {
             *result = fused(centred(x).map(|x| x * inverse), *weight, *bias);
         }
+    }
+}
+
+/// Softmax over rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Softmax {
+    kernel: Kernel,
+    width: usize,
+}
+
+impl Softmax {
+    /// Of rows of `width` values.
+    ///
+    /// # Errors
+    /// Rows of no values, or another CPU's kernel.
+    pub fn new(kernel: Kernel, width: usize) -> Result<Self, Error> {
+        if width == 0 {
+            return Err(Error::Shape { what: "row", found: width });
+        }
+        Ok(Self { kernel: kernel.check()?, width })
+    }
+
+    /// The kernel that runs.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Each row to positive values whose sum is 1. What is 80 below a row's greatest value becomes 0.
+    ///
+    /// # Panics
+    /// Unless both slices have the same length, whole rows.
+    pub fn run(&self, input: &[f32], output: &mut [f32]) {
+        assert_eq!(input.len(), output.len(), "output's length");
+        assert_eq!(input.len() % self.width, 0, "whole rows");
+        let width = self.width;
+        on_each_family!(self.kernel, softmax, (width: usize, input: &[f32], output: &mut [f32]));
+    }
+}
+
+#[inline(always)]
+fn softmax(width: usize, input: &[f32], output: &mut [f32]) {
+    for (row, results) in input.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
+        let (whole, rest) = row.as_chunks::<LANES>();
+        // Padded with what becomes 0.
+        let mut last = [f32::NEG_INFINITY; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        let greater = |a: f32, b: f32| if b > a { b } else { a };
+        let mut most = last;
+        for x in whole {
+            most = std::array::from_fn(|lane| greater(most[lane], x[lane]));
+        }
+        let most = most.into_iter().fold(f32::NEG_INFINITY, greater);
+        let power = |x: &Lanes| -> Lanes { x.map(|x| exp(x - most)) };
+        let (whole_results, rest_results) = results.as_chunks_mut::<LANES>();
+        let last = power(&last);
+        let mut sum = last;
+        for (result, x) in whole_results.iter_mut().zip(whole) {
+            *result = power(x);
+            sum = std::array::from_fn(|lane| sum[lane] + result[lane]);
+        }
+        rest_results.copy_from_slice(&last[..rest.len()]);
+        let sum = total(sum);
+        results.iter_mut().for_each(|result| *result /= sum);
     }
 }
 

@@ -5,7 +5,7 @@
 use girasol_ops::{
     Kernel,
     attention::Attention,
-    pointwise::{Gelu, LayerNorm},
+    pointwise::{Gelu, LayerNorm, Softmax},
 };
 use proptest::{collection::vec, prelude::*};
 
@@ -125,6 +125,31 @@ proptest! {
     }
 
     #[test]
+    fn softmax_is_near_its_definition_and_the_same_on_every_kernel(
+        (width, values) in (1..40usize, 1..4usize).prop_flat_map(|(width, rows)| {
+            (Just(width), vec(prop_oneof![4 => -9.0f32..9.0, 1 => Just(-1e9f32)], width * rows))
+        }),
+    ) {
+        let run = |kernel| {
+            let mut output = vec![9.0; values.len()];
+            Softmax::new(kernel, width).unwrap().run(&values, &mut output);
+            output
+        };
+        let result = run(Kernel::Scalar);
+        for (row, got) in values.chunks_exact(width).zip(result.chunks_exact(width)) {
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let powers: Vec<f64> = row.iter().map(|x| (f64::from(*x) - f64::from(most)).exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            for (power, &got) in powers.iter().zip(got) {
+                prop_assert!((f64::from(got) - power / sum).abs() < 1e-6, "{row:?}");
+            }
+        }
+        for kernel in Kernel::available() {
+            prop_assert_eq!(&run(kernel), &result, "{}", kernel);
+        }
+    }
+
+    #[test]
     fn gelu_is_near_its_definition_and_the_same_on_every_kernel(
         values in vec(prop_oneof![8 => -9.0f32..9.0, 1 => -1e4f32..1e4], 0..40),
     ) {
@@ -148,6 +173,7 @@ proptest! {
 fn shapes_that_do_not_fit_are_refused() {
     assert!(Attention::new(Kernel::Scalar, 1, 1, 12, 4, 1.0).is_err());
     assert!(Attention::new(Kernel::Scalar, 1, 1, 8, 0, 1.0).is_err());
+    assert!(Softmax::new(Kernel::Scalar, 0).is_err());
     assert!(LayerNorm::new(Kernel::Scalar, &[1.0; 9], &[0.0; 9], 1e-5).is_err());
     assert!(LayerNorm::new(Kernel::Scalar, &[1.0; 8], &[0.0; 7], 1e-5).is_err());
 }

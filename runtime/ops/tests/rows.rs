@@ -31,12 +31,12 @@ proptest! {
 /// The largest sums that still are narrow, and the first that are not.
 #[test]
 fn white_does_not_overflow() {
-    for (len, inner, last) in [(1, 0, 0), (2, 0, 2), (2, 0, 3), (258, 1, 1), (259, 1, 1)] {
-        let span = RowSpan { len, first: 255, inner, last };
-        let total = if len == 1 { 255 } else { 255 + (len as u32 - 2) * u32::from(inner) + u32::from(last) };
+    for (len, inner, last) in [(1u32, 0, 0), (2, 0, 2), (2, 0, 3), (258, 1, 1), (259, 1, 1)] {
+        let span = RowSpan { len: len as usize, first: 255, inner, last };
+        let total = if len == 1 { 255 } else { 255 + (len - 2) * u32::from(inner) + u32::from(last) };
         for kernel in Kernel::available() {
             let mut sums = [0; 130];
-            RowSums::new(kernel).unwrap().run(&vec![255; len * 130], 130, span, &mut sums);
+            RowSums::new(kernel).unwrap().run(&vec![255; span.len * 130], 130, span, &mut sums);
             assert!(sums.iter().all(|&sum| sum == 255 * total), "{kernel}: {span:?}");
         }
     }
