@@ -130,6 +130,9 @@ count-snippet: ## instructions of every stage of a snippet on arm64, in int8 and
 count-peer: ## instructions of LiteRT on the encoders' networks beside ours; PYTHON with onnx and ai-edge-litert
 	@bash cross/count/peer.sh
 
+cycles: ## inner loops of the arm64 kernels on llvm-mca's Cortex-A72; needs llvm-mca and an arm64 gcc
+	@bash cross/count/count.sh cycles
+
 miri: ## the integer operators' tests under Miri, if a nightly toolchain with Miri can be had
 	@bash cross/arm/miri.sh
 
@@ -152,6 +155,15 @@ test-fleet: setup ## 500 publishers against one mosquitto: no cross-talk, every 
 
 bench: build ## cost of each stage on this machine
 	target/release/girasol bench --bundle models/bundle
+
+# Rounds of `make bench-int8`.
+ROUNDS ?= 5
+
+bench-int8: build ## every graph beside ONNX Runtime's best int8, one thread; installs onnx and onnxruntime below .cache
+	@[[ -x .cache/int8-peer/bin/python ]] || python3 -m venv .cache/int8-peer
+	.cache/int8-peer/bin/pip install --quiet --disable-pip-version-check onnx==1.23.2 onnxruntime==1.32.0 'numpy<3'
+	ORT_DISABLE_TELEMETRY=1 .cache/int8-peer/bin/python runtime/benches/int8/compare.py target/release/girasol \
+		models/bundle $(ROUNDS)
 
 bench-peer: setup build ## CPU and memory beside OpenCV + YAMNet + NanoDet in Python; MODELS=folder of their networks
 	@bash runtime/benches/peer/run.sh '$(MODELS)'

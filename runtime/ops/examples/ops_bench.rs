@@ -14,8 +14,11 @@ use std::{
 
 use girasol_ops::{
     Kernel,
+    attention::Attention,
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     linear::{Linear, LinearSpec},
+    pointwise::{Gelu, LayerNorm},
+    rows::{RowSpan, RowSums},
     semantics::{Activation, QuantParams},
     window::Window,
 };
@@ -33,6 +36,7 @@ fn main() {
             bench_depthwise(kernel, size, stride);
         }
         bench_float_depthwise(kernel);
+        bench_floats(kernel);
     }
 }
 
@@ -103,6 +107,37 @@ fn bench_float_depthwise(kernel: Kernel) {
     let mut output = vec![0.0; window.output_len()];
     let time = fastest(|| depthwise.run(black_box(&input), &mut scratch, black_box(&mut output)));
     report("depthwise 3x3/1 f32", kernel, window.output_len() * 9, time);
+}
+
+/// Shapes of the latent model, and a row of a VGA picture's resize. Elements count as MACs where there are none.
+fn bench_floats(kernel: Kernel) {
+    const KEYS: usize = 65 * 8;
+    let real = |len| pattern(len).into_iter().map(|x| f32::from(x) * 0.01).collect::<Vec<_>>();
+    let attention = Attention::new(kernel, 8, 4, 32, KEYS, 0.18).unwrap();
+    let (query, window, bias) = (real(8 * 128), real(KEYS * 128), real(4 * KEYS));
+    let (mut scratch, mut output) = (vec![0.0; attention.scratch_len()], vec![0.0; 8 * 128]);
+    let (new, old) = window.split_at(8 * 128);
+    let time = fastest(|| {
+        attention.run(
+            black_box(&query),
+            &[new, old],
+            &[new, old],
+            &bias,
+            &mut scratch,
+            black_box(&mut output),
+        );
+    });
+    report("attention 8x520x128 f32", kernel, attention.macs(), time);
+    let norm = LayerNorm::new(kernel, &real(128), &real(128), 1e-5).unwrap();
+    let time = fastest(|| norm.run(black_box(&query), black_box(&mut output)));
+    report("layer norm 8x128 f32", kernel, 8 * 128, time);
+    let gelu = Gelu::new(kernel).unwrap();
+    let time = fastest(|| gelu.run(black_box(&query), black_box(&mut output)));
+    report("GELU 8x128 f32", kernel, 8 * 128, time);
+    let (picture, mut sums) = (vec![200; 5 * 1280], vec![0; 1280]);
+    let (rows, span) = (RowSums::new(kernel).unwrap(), RowSpan { len: 5, first: 1, inner: 1, last: 1 });
+    let time = fastest(|| rows.run(black_box(&picture), 1280, span, black_box(&mut sums)));
+    report("row sums 5x1280", kernel, 5 * 1280, time);
 }
 
 /// Values in [-127, 127] without structure.

@@ -11,10 +11,13 @@ use std::hint::black_box;
 
 use girasol_ops::{
     Kernel,
+    attention::Attention,
     convolution::Convolution,
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
     linear::{Linear, LinearSpec},
+    pointwise::{Gelu, LayerNorm, Softmax},
+    rows::{RowSpan, RowSums},
     semantics::{Activation, QuantParams},
     window::Window,
 };
@@ -85,6 +88,7 @@ fn main() {
     println!("kernel {kernel}");
     reference(kernel);
     edges(kernel);
+    floats(kernel);
     let first =
         |height, width, channels, padding| Window { height, width, channels, size: 3, stride: 2, padding };
     ends("video", kernel, first(96, 128, 4, [1; 4]), 12);
@@ -131,6 +135,35 @@ fn edges(kernel: Kernel) {
         dequantise(PARAMS, black_box(&values), black_box(&mut floats));
     });
     add("reference", kernel, LEN);
+}
+
+/// What stays in f32 in the latent model, and a row of a VGA picture's resize; "MACs" of the others are elements.
+fn floats(kernel: Kernel) {
+    const KEYS: usize = 65 * 8;
+    let real = |len| pattern(len).into_iter().map(|x| f32::from(x) * 0.01).collect::<Vec<_>>();
+    let attention = Attention::new(kernel, 8, 4, 32, KEYS, 0.18).unwrap();
+    let (query, window, bias) = (real(8 * 128), real(KEYS * 128), real(4 * KEYS));
+    let (mut scratch, mut output) = (vec![0.0; attention.scratch_len()], vec![0.0; 8 * 128]);
+    let (new, old) = window.split_at(8 * 128);
+    measure("reference", "attention-8x520x128", attention.macs(), 1, || {
+        attention.run(&query, &[new, old], &[new, old], &bias, &mut scratch, black_box(&mut output));
+    });
+    let norm = LayerNorm::new(kernel, &real(128), &real(128), 1e-5).unwrap();
+    measure("reference", "layer-norm-8x128", 8 * 128, 1, || {
+        norm.run(black_box(&query), black_box(&mut output))
+    });
+    let softmax = Softmax::new(kernel, 60).unwrap();
+    let (scores, mut shares) = (real(16 * 60), vec![0.0; 16 * 60]);
+    measure("reference", "softmax-16x60", 16 * 60, 1, || {
+        softmax.run(black_box(&scores), black_box(&mut shares))
+    });
+    let gelu = Gelu::new(kernel).unwrap();
+    measure("reference", "gelu", 8 * 128, 1, || gelu.run(black_box(&query), black_box(&mut output)));
+    let (picture, mut sums) = (vec![200; 5 * 1280], vec![0; 1280]);
+    let (rows, span) = (RowSums::new(kernel).unwrap(), RowSpan { len: 5, first: 1, inner: 1, last: 1 });
+    measure("reference", "row-sums-5x1280", 5 * 1280, 1, || {
+        rows.run(black_box(&picture), 1280, span, black_box(&mut sums));
+    });
 }
 
 fn add(part: &str, kernel: Kernel, len: usize) {

@@ -4,6 +4,8 @@
 //! ([`linear`], [`convolution`], [`depthwise`], [`elementwise`]) pack their weights once and then run without allocating,
 //! on a [`Kernel`] chosen at run time. Every kernel equals the reference exactly; `tests/` holds them to it.
 //!
+//! What stays in f32 between integer products is here too ([`attention`], [`pointwise`]), with the same bits on every kernel.
+//!
 //! Tensors are plain slices: activations in NHWC, one image at a time.
 //!
 //! ```
@@ -26,12 +28,16 @@
 //! # Ok::<(), girasol_ops::Error>(())
 //! ```
 
+pub mod attention;
 pub mod convolution;
 pub mod depthwise;
 pub mod elementwise;
 mod error;
 mod kernels;
+mod lanes;
 pub mod linear;
+pub mod pointwise;
+pub mod rows;
 pub mod semantics;
 pub mod window;
 

@@ -1,11 +1,11 @@
-//! `girasol bench`: what each stage costs on this machine.
+//! `girasol bench`: what each stage costs on this machine, in processor time: what else the machine does hardly matters.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 use girasol::{
     Result,
-    clock::{Clock, MonoTime, RealClock},
+    clock::{Clock, MonoTime, ThreadClock},
     config::Config,
     event::{EventIdentity, Origin},
     frontend::bench as frontend,
@@ -15,7 +15,7 @@ use girasol::{
 };
 use girasol_model::Bundle;
 
-/// Measure what each stage of the pipeline costs on this machine, one thread
+/// Measure what each stage of the pipeline costs on this machine: processor time of one thread
 #[derive(Debug, Args)]
 pub(super) struct Bench {
     #[command(flatten)]
@@ -34,7 +34,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn run(self) -> Result<ExitCode> {
         let config = self.config.load()?;
-        let clock: Arc<dyn Clock> = Arc::new(RealClock);
+        let clock: Arc<dyn Clock> = Arc::new(ThreadClock);
         let iterations = self.iterations as usize;
 
         if self.ops {

@@ -1,11 +1,16 @@
 //! Pixels of any camera format → small RGB frame → model input, in exact integers (decision 0003).
 //!
 //! The resize is an area average per component. It runs in two passes over precomputed overlap tables: rows first,
-//! over whole interleaved rows (contiguous, so the compiler vectorises it), then columns. With `W·H` at most
+//! over whole interleaved rows (contiguous; `girasol_ops::rows`), then columns. With `W·H` at most
 //! [`MAX_PIXELS`] every sum fits in 32 bits. [`Resizer::convert`] allocates nothing.
 
 // Pixel positions and sums are bounded by MAX_PIXELS, and every narrowing follows a clamp or an average of bytes.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
+
+use girasol_ops::{
+    Kernel,
+    rows::{RowSpan, RowSums},
+};
 
 use crate::source::{FRAME_BYTES, FRAME_HEIGHT, FRAME_WIDTH, Frame, SourceError, SourceErrorKind};
 
@@ -63,35 +68,41 @@ struct Span {
     inner: u32,
 }
 
-/// Overlaps of `dst` output pixels with `src` source pixels, in units of 1/`dst` source pixel; each sums to `src`.
-fn spans(src: usize, dst: usize) -> Vec<Span> {
-    let overlap = |lo: usize, hi: usize, s: usize| (hi.min((s + 1) * dst) - lo.max(s * dst)) as u32;
+/// Overlaps of `dst` output pixels with `src` source pixels, in the largest unit in which all are whole; and what each
+/// output pixel's sum to. (In a smaller unit all averages would be the same: their rounding is exact.)
+fn spans(src: usize, dst: usize) -> (Vec<Span>, usize) {
+    let unit = greatest_common_divisor(src, dst);
+    // Lengths of an output pixel and of a source pixel.
+    let (out_len, src_len) = (src / unit, dst / unit);
+    let overlap = |lo: usize, hi: usize, s: usize| (hi.min((s + 1) * src_len) - lo.max(s * src_len)) as u32;
     let span = |out: usize| {
-        let (lo, hi) = (out * src, (out + 1) * src);
-        let (start, end) = (lo / dst, hi.div_ceil(dst));
+        let (lo, hi) = (out * out_len, (out + 1) * out_len);
+        let (start, end) = (lo / src_len, hi.div_ceil(src_len));
         Span {
             start,
             len: end - start,
             first: overlap(lo, hi, start),
             last: overlap(lo, hi, end - 1),
-            inner: dst as u32,
+            inner: src_len as u32,
         }
     };
-    (0..dst).map(span).collect()
+    ((0..dst).map(span).collect(), out_len)
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 impl Span {
-    /// Weight of the `i`-th touched position.
-    fn weight(&self, i: usize) -> u32 {
-        if i == 0 {
-            self.first
-        } else if i + 1 == self.len {
-            self.last
-        } else {
-            self.inner
-        }
+    /// As rows: weights are at most the height or width of the output.
+    fn rows(&self) -> RowSpan {
+        let &Self { len, first, inner, last, .. } = self;
+        RowSpan { len, first: first as u8, inner: inner as u8, last: last as u8 }
     }
 }
+
+/// A weight, at most that, fits a byte.
+const _: () = assert!(FRAME_WIDTH < 256 && FRAME_HEIGHT < 256);
 
 /// One component (Y, U, R, …) inside a plane of interleaved bytes.
 #[derive(Clone, Copy)]
@@ -114,7 +125,8 @@ struct Plane {
     rows: Vec<Span>,
     /// Column tables, one per distinct component width.
     columns: Vec<Vec<Span>>,
-    widths: Vec<usize>,
+    /// Sum of an output pixel's weights, for each table.
+    areas: Vec<Divider>,
     components: Vec<Component>,
 }
 
@@ -133,8 +145,10 @@ impl Plane {
             });
             components.push(Component { index, offset, step, columns });
         }
-        let columns = widths.iter().map(|&w| spans(w, out.0)).collect();
-        Self { row_bytes, height, rows: spans(height, out.1), columns, widths, components }
+        let (rows, row_total) = spans(height, out.1);
+        let (columns, totals): (Vec<_>, Vec<_>) = widths.iter().map(|&w| spans(w, out.0)).unzip();
+        let areas = totals.into_iter().map(|total| Divider::new(total * row_total)).collect();
+        Self { row_bytes, height, rows, columns, areas, components }
     }
 
     /// Bytes needed of a buffer with rows `stride` apart.
@@ -143,12 +157,19 @@ impl Plane {
     }
 
     /// Area-averages every component of `data` into its plane of `small`.
-    fn resize(&self, data: &[u8], stride: usize, sums: &mut [u32], small: &mut [[u8; PIXELS]; 3]) {
+    fn resize(
+        &self,
+        adder: RowSums,
+        data: &[u8],
+        stride: usize,
+        sums: &mut [u32],
+        small: &mut [[u8; PIXELS]; 3],
+    ) {
         let sums = &mut sums[..self.row_bytes];
         for (y, span) in self.rows.iter().enumerate() {
-            sum_rows(data, stride, span, sums);
+            adder.run(&data[span.start * stride..], stride, span.rows(), sums);
             for c in &self.components {
-                let area = Divider::new(self.widths[c.columns] * self.height);
+                let area = self.areas[c.columns];
                 let columns = &self.columns[c.columns];
                 let width = columns.len();
                 let out = &mut small[c.index][y * width..(y + 1) * width];
@@ -158,24 +179,6 @@ impl Plane {
                     3 => average_columns::<3>(&sums[c.offset..], columns, area, out),
                     _ => average_columns::<4>(&sums[c.offset..], columns, area, out),
                 }
-            }
-        }
-    }
-}
-
-/// `sums[x] = Σ weight(y) · data[y][x]` over the rows of `span`.
-fn sum_rows(data: &[u8], stride: usize, span: &Span, sums: &mut [u32]) {
-    for i in 0..span.len {
-        let at = (span.start + i) * stride;
-        let row = &data[at..at + sums.len()];
-        let weight = span.weight(i);
-        if i == 0 {
-            for (sum, &v) in sums.iter_mut().zip(row) {
-                *sum = weight * u32::from(v);
-            }
-        } else {
-            for (sum, &v) in sums.iter_mut().zip(row) {
-                *sum += weight * u32::from(v);
             }
         }
     }
@@ -230,6 +233,7 @@ pub struct Resizer {
     width: usize,
     height: usize,
     planes: Vec<Plane>,
+    adder: RowSums,
     colour: Colour,
     sums: Vec<u32>,
     small: Box<[[u8; PIXELS]; 3]>,
@@ -261,12 +265,15 @@ impl Resizer {
             PixelFormat::Rgb24 | PixelFormat::Bgr24 => Colour::Rgb,
             _ => Colour::Yuv,
         };
+        let adder = RowSums::new(Kernel::best())
+            .map_err(|e| SourceError::new(SourceErrorKind::Unsupported, e.to_string()))?;
         let widest = planes.iter().map(|p| p.row_bytes).max().unwrap_or(0);
         Ok(Self {
             format,
             width,
             height,
             planes,
+            adder,
             colour,
             sums: vec![0; widest],
             small: Box::new([[0; PIXELS]; 3]),
@@ -338,7 +345,7 @@ impl Resizer {
             }
         }
         for (plane, &(data, stride)) in self.planes.iter().zip(planes) {
-            plane.resize(data, stride, &mut self.sums, &mut self.small);
+            plane.resize(self.adder, data, stride, &mut self.sums, &mut self.small);
         }
         write_rgb(&self.small, self.colour, range, out.rgb_mut());
         Ok(())

@@ -14,7 +14,7 @@ use tract_onnx::{
     tract_hir::{infer::Factoid as _, internal::Cost},
 };
 
-use super::integer::{self, IntegerOp, Integers};
+use super::integer::{self, FloatOp, IntegerOp, Integers};
 use crate::{Error, ErrorKind, Result, clock::Clock};
 
 /// Name and shape of an input or output, as the ABI has it.
@@ -306,12 +306,18 @@ fn profile(
             graph: name,
             node: node.name.clone(),
             operator: node.op().name().to_string(),
-            kernel: node.op_as::<IntegerOp>().map_or("tract", |op| op.kernel().name()),
+            kernel: own_kernel(node).map_or("tract", girasol_ops::Kernel::name),
             macs: products.filter_map(|(_, count)| u64::try_from(count.to_i64().ok()?).ok()).sum(),
             median: std::time::Duration::from_nanos(times[times.len() / 2]),
         });
     }
     Ok(costs)
+}
+
+/// What computes the node, if it is an operator of girasol-ops.
+fn own_kernel(node: &TypedNode) -> Option<girasol_ops::Kernel> {
+    let float = || node.op_as::<FloatOp>().map(FloatOp::kernel);
+    node.op_as::<IntegerOp>().map(IntegerOp::kernel).or_else(float)
 }
 
 /// What one node of a graph costs.

@@ -510,7 +510,10 @@ fn load(
 ) -> Result<Graph> {
     let bytes = bundle.read(&file.file, &file.sha256)?;
     let path = bundle.dir().join(&file.file);
-    let integers = bundle.manifest().quantisation.nodes.get(name).map(|nodes| Integers { nodes, kernel });
+    // Without any scales, or in f32 by configuration, everything runs on stock tract.
+    let (quantised, none) = (&bundle.manifest().quantisation.nodes, std::collections::BTreeMap::new());
+    let nodes = quantised.get(name).unwrap_or(&none);
+    let integers = (!quantised.is_empty()).then_some(Integers { nodes, kernel });
     Graph::load(name, &path.display().to_string(), &bytes, integers, inputs, outputs)
 }
 
@@ -716,3 +719,5 @@ mod tests {
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod operator_conformance;

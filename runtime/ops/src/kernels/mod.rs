@@ -44,7 +44,7 @@ pub enum Kernel {
     NeonI8mm,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F, BW and VNNI (and AVX2 with FMA).
+    /// x86-64 with AVX-512 F, BW, VL and VNNI (and AVX2 with FMA).
     Avx512Vnni,
 }
 
@@ -85,6 +85,7 @@ impl Kernel {
                 has_avx2()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[allow(unreachable_patterns, reason = "the other CPUs' kernels")]

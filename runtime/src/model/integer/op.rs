@@ -227,11 +227,11 @@ fn taps_first(weights: &[i8], channels: usize) -> Vec<i8> {
     (0..taps).flat_map(|tap| (0..channels).map(move |channel| weights[channel * taps + tap])).collect()
 }
 
-fn slice<D: Datum>(tensor: &Tensor) -> TractResult<&[D]> {
+pub(super) fn slice<D: Datum>(tensor: &Tensor) -> TractResult<&[D]> {
     tensor.try_as_plain_ram()?.as_slice::<D>()
 }
 
-fn slice_mut<D: Datum>(tensor: &mut Tensor) -> TractResult<&mut [D]> {
+pub(super) fn slice_mut<D: Datum>(tensor: &mut Tensor) -> TractResult<&mut [D]> {
     tensor.to_plain_array_view_mut::<D>()?.into_slice().ok_or_else(|| format_err!("a strided output"))
 }
 

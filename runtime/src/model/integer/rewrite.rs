@@ -342,7 +342,7 @@ fn int8_name(name: &str) -> String {
     format!("{name}.int8")
 }
 
-fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
+pub(super) fn attribute<'n>(node: &'n NodeProto, name: &str) -> Option<&'n AttributeProto> {
     node.attribute.iter().find(|a| a.name == name)
 }
 
@@ -356,7 +356,7 @@ fn single(node: &NodeProto, name: &str, default: usize) -> Result<usize, String>
     }
 }
 
-fn dims(tensor: &TensorProto) -> Result<Vec<usize>, String> {
+pub(super) fn dims(tensor: &TensorProto) -> Result<Vec<usize>, String> {
     let dims = tensor.dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
     dims.map_err(|_| format!("`{}` has a negative dimension", tensor.name))
 }
@@ -370,7 +370,7 @@ fn check_len(tensor: &TensorProto, found: usize) -> Result<(), String> {
     }
 }
 
-fn floats(tensor: &TensorProto) -> Result<Vec<f32>, String> {
+pub(super) fn floats(tensor: &TensorProto) -> Result<Vec<f32>, String> {
     if tensor.data_type != DataType::Float as i32 {
         return Err(format!("`{}` is not f32", tensor.name));
     }
