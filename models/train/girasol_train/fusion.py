@@ -39,7 +39,7 @@ class FusionConfig:
     combiner_layers: int = 1
     read_memory: int = 4
     read_video: int = 4  # the summarised video and audio tokens become the snippet's tokens: together snippet_tokens
-    dropout: float = 0.1
+    dropout: float = 0.2
     token_dim: int = 128  # width of the encoders' tokens; `dim` may be larger inside a teacher
     late: bool = False  # video and audio tokens never see each other before the heads
 
