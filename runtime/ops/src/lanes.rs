@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn exp_is_exact_to_two_units_in_the_last_place() {
-        for step in -32_000..32_000i16 {
+        let stride = if cfg!(miri) { 997 } else { 1 };
+        for step in (-32_000..32_000i16).step_by(stride) {
             let x = f32::from(step) / 400.0;
             let exact = f64::from(x).exp();
             let error = (f64::from(exp(x)) - exact).abs() / exact;

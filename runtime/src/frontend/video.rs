@@ -187,16 +187,37 @@ impl Plane {
 /// Weighted sums over the columns of one component, `STEP` apart, divided by the source area.
 fn average_columns<const STEP: usize>(sums: &[u32], columns: &[Span], area: Divider, out: &mut [u8]) {
     for (out, span) in out.iter_mut().zip(columns) {
-        let at = span.start * STEP;
-        let touched = &sums[at..=at + (span.len - 1) * STEP];
-        let mut total = span.first * touched[0];
-        if span.len > 1 {
-            let last = touched.len() - 1;
-            let inner: u32 = touched[..last].iter().step_by(STEP).skip(1).sum();
-            total += span.inner * inner + span.last * touched[last];
-        }
+        // A loop over so few values costs more than they do.
+        let total = match span.len {
+            1 => span.first * sums[span.start * STEP],
+            2 => weighted::<2, STEP>(sums, span),
+            3 => weighted::<3, STEP>(sums, span),
+            4 => weighted::<4, STEP>(sums, span),
+            5 => weighted::<5, STEP>(sums, span),
+            6 => weighted::<6, STEP>(sums, span),
+            7 => weighted::<7, STEP>(sums, span),
+            8 => weighted::<8, STEP>(sums, span),
+            len => {
+                let at = span.start * STEP;
+                let touched = &sums[at..=at + (len - 1) * STEP];
+                let last = touched.len() - 1;
+                let inner: u32 = touched[..last].iter().step_by(STEP).skip(1).sum();
+                span.first * touched[0] + span.inner * inner + span.last * touched[last]
+            }
+        };
         *out = area.round(total);
     }
+}
+
+/// The weighted sum of `LEN` columns, at least two.
+#[inline(always)]
+fn weighted<const LEN: usize, const STEP: usize>(sums: &[u32], span: &Span) -> u32 {
+    let touched = &sums[span.start * STEP..][..(LEN - 1) * STEP + 1];
+    let mut inner = 0;
+    for index in 1..LEN - 1 {
+        inner += touched[index * STEP];
+    }
+    span.first * touched[0] + span.inner * inner + span.last * touched[(LEN - 1) * STEP]
 }
 
 /// Exact `(x + ⌊d/2⌋) / d` for `x ≤ 255·d` and `d ≤ 2²⁴`, by one multiplication.
