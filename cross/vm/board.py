@@ -520,7 +520,7 @@ def drift(board: Board) -> Result:
     result = board.boot(
         """
 rate_shift() { amixer -q -c Loopback cset "iface=PCM,name='PCM Rate Shift 100000',device=0" "$1" || die 'rate shift'; }
-# Nothing is played: with both ends running, snd-aloop's rounding adds up to some ten ppm to the rate that was set.
+# Nothing is played: with both ends running, rounding in snd-aloop moves the rate away from the one that was set.
 for rate in 100015 99985; do
     rate_shift $rate
     n=$(count 'microphone open')

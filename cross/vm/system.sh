@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the disk of the board in a VM with systemd: Debian 12 arm64, minimal, without girasol. Prints its path (raw ext4).
 #
-# Unpacked here and configured in the VM itself, since this machine cannot run arm64 programs: nine minutes of processor time, once. The
-# result is kept below .cache/vm, under a name made from all that goes in.
+# Unpacked here and configured in the VM itself, since this machine cannot run arm64 programs: nine minutes of processor
+# time, once. The result is kept below .cache/vm, under a name made from all that goes in.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
