@@ -49,8 +49,7 @@ plug_microphone() { echo snd_aloop.0 > $bus/snd_aloop/bind; }
 play() {
     set_camera || die 'vivid cannot be set'
     [ -x /tmp/player ] || cp /share/player /tmp/player
-    # Ahead of everything else: it is the world, and the world is never late.
-    nice -n -20 /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 "${1:-/share/clip}" > /share/played 2>&1 &
+    /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 "${1:-/share/clip}" > /share/played 2>&1 &
     player=$!
     until_true 60 'the player is ready' grep -q ready /share/played
 }
