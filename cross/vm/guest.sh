@@ -51,7 +51,7 @@ play() {
     [ -x /tmp/player ] || cp /share/player /tmp/player
     /tmp/player /tmp/camera-output hw:CARD=Loopback,DEV=1 "${1:-/share/clip}" > /share/played 2>&1 &
     player=$!
-    until_true 20 'the player is ready' grep -q ready /share/played
+    until_true 60 'the player is ready' grep -q ready /share/played
 }
 play_no_more() {
     kill "$player"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the disk of the board in a VM with systemd: Debian 12 arm64, minimal, without girasol. Prints its path (raw ext4).
 #
-# Unpacked here and configured in the VM itself, since this machine cannot run arm64 programs: some minutes, once. The
-# result is kept below .cache/vm, under a name made from all that goes in.
+# Unpacked here and configured in the VM itself, since this machine cannot run arm64 programs: nine minutes of processor
+# time, once. The result is kept below .cache/vm, under a name made from all that goes in.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -65,8 +65,12 @@ for unit in serial-getty@ttyAMA0.service getty@tty1.service e2scrub_reap.service
     ln -sf /dev/null "etc/systemd/system/$unit"
 done
 printf '[Journal]\nStorage=persistent\n' > etc/systemd/journald.conf.d/board.conf
+cd /
 sync
-umount /mnt/dev /mnt/proc /mnt
+umount /mnt/dev
+# debootstrap has done that already.
+umount /mnt/proc || true
+umount /mnt
 END
 mke2fs -q -t ext4 -L board -d "$work/root" "$work/disk" 1200M
 mkdir "$work/share"

@@ -6,7 +6,7 @@ use clap::Args;
 use girasol::{
     Result,
     source::{
-        alsa::{MicrophoneInfo, microphones},
+        alsa::{MicrophoneInfo, Offer, microphones},
         v4l2::{CameraInfo, cameras},
     },
 };
@@ -40,4 +40,14 @@ fn print_camera(camera: &CameraInfo) {
 fn print_microphone(microphone: &MicrophoneInfo) {
     println!("  {}: {}", microphone.card, microphone.device);
     println!("    microphone.device = \"{}\"", microphone.name);
+    match microphone.offer() {
+        Ok(offer) => print_offer(&offer),
+        Err(error) => println!("    formats: not known now: {error}"),
+    }
+}
+
+fn print_offer(Offer { formats, channels: (fewest, most), rates }: &Offer) {
+    let rates: Vec<_> = rates.iter().map(ToString::to_string).collect();
+    let channels = if fewest == most { format!("{most}") } else { format!("{fewest} to {most}") };
+    println!("    {}  {channels} channel(s)  {} Hz", formats.join(" "), rates.join(" "));
 }

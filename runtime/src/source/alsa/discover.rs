@@ -8,7 +8,10 @@ use alsa::{
     ctl::{Ctl, DeviceIter},
 };
 
-use super::pcm::Quiet;
+use super::{
+    fault,
+    pcm::{Offer, Quiet},
+};
 use crate::source::{SourceError, SourceErrorKind};
 
 /// A device of a sound card that captures.
@@ -22,6 +25,16 @@ pub struct MicrophoneInfo {
     pub driver: String,
     /// What the device calls itself.
     pub device: String,
+}
+
+impl MicrophoneInfo {
+    /// What it can capture. Nothing is captured for that.
+    ///
+    /// # Errors
+    /// Somebody else captures from it, or this user may not.
+    pub fn offer(&self) -> Result<Offer, SourceError> {
+        Offer::ask(&self.name).map_err(|errno| fault(&self.name, "asking for its formats", errno))
+    }
 }
 
 /// All devices that capture, USB cards first, then by number.

@@ -11,8 +11,11 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::discover::{MicrophoneInfo, find, microphones};
 use self::pcm::{Card, Errno, Pcm};
+pub use self::{
+    discover::{MicrophoneInfo, find, microphones},
+    pcm::Offer,
+};
 use super::{AudioSource, BLOCK_CAPACITY, Block, Read, SAMPLE_RATE, SourceError, SourceErrorKind};
 use crate::{
     clock::{Clock, MonoTime},

@@ -54,6 +54,8 @@ const FORMATS: [(Sample, Format); 3] =
     [(Sample::S16, Format::S16LE), (Sample::S32, Format::S32LE), (Sample::F32, Format::FloatLE)];
 /// Rates that are resampled as they are, best first.
 const RATES: [u32; 4] = [16_000, 48_000, 44_100, 32_000];
+/// Rates that sound cards have.
+const USUAL_RATES: [u32; 9] = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000];
 /// More channels than this are not mixed down.
 const MAX_CHANNELS: u32 = 8;
 /// A read wakes up about so often.
@@ -62,6 +64,36 @@ const PERIOD_MICROS: u32 = 40_000;
 const BUFFER_MICROS: u32 = 500_000;
 /// Reads a second: so many frames are read at a time that their samples fill half a block.
 pub(super) const READS: u32 = 20;
+
+/// What a device can capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// ALSA's names of its sample formats; those that are not read as they are too.
+    pub formats: Vec<String>,
+    /// Fewest and most channels.
+    pub channels: (u32, u32),
+    /// Of the usual rates those that it has, in Hz.
+    pub rates: Vec<u32>,
+}
+
+impl Offer {
+    /// Opens a device only to ask.
+    pub(super) fn ask(name: &str) -> Result<Self, Errno> {
+        let _quiet = Quiet::new();
+        let name = CString::new(name).map_err(|_| libc::EINVAL)?;
+        let pcm = PCM::open(&name, Direction::Capture, true).map_err(errno)?;
+        let hw = HwParams::any(&pcm).map_err(errno)?;
+        // ALSA ends the program when it is asked about the format that is none.
+        let named = Format::all().iter().filter(|format| **format != Format::Unknown);
+        let formats = named.filter(|format| hw.test_format(**format).is_ok());
+        let rates = USUAL_RATES.into_iter().filter(|rate| hw.test_rate(*rate).is_ok());
+        Ok(Self {
+            formats: formats.map(ToString::to_string).collect(),
+            channels: (hw.get_channels_min().map_err(errno)?, hw.get_channels_max().map_err(errno)?),
+            rates: rates.collect(),
+        })
+    }
+}
 
 /// An open sound card that captures.
 pub(super) struct Card {
@@ -236,6 +268,15 @@ impl Drop for Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_tells_what_it_can() {
+        // ALSA's own device for nothing can do everything.
+        let offer = Offer::ask("null").unwrap();
+        assert!(["S16_LE", "S24_3LE", "FLOAT_LE"].iter().all(|f| offer.formats.iter().any(|o| o == f)));
+        assert_eq!((offer.channels.0, &offer.rates[..]), (1, &USUAL_RATES[..]));
+        assert!(Offer::ask("hw:CARD=none").is_err());
+    }
 
     #[test]
     fn every_format_is_mixed_to_the_same_value() {

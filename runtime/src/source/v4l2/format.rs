@@ -5,14 +5,17 @@ use std::fmt;
 use super::node::BUFFER_PLANES;
 use crate::frontend::video::{PixelFormat, Range};
 
-/// A V4L2 pixel format code.
+/// A V4L2 pixel format code. Bit 31 says that its words are big-endian; the characters are in the other bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FourCc(pub [u8; 4]);
 
 impl fmt::Display for FourCc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let code = self.0.map(|b| if b.is_ascii_graphic() { char::from(b) } else { ' ' });
-        f.write_str(code.iter().collect::<String>().trim_end())
+        let character = |b: u8| if b.is_ascii_graphic() { char::from(b) } else { ' ' };
+        let [a, b, c, d] = self.0;
+        let code: String = [a, b, c, d & 0x7f].map(character).iter().collect();
+        f.write_str(code.trim_end())?;
+        f.write_str(if d & 0x80 == 0 { "" } else { "-BE" })
     }
 }
 
@@ -92,6 +95,15 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_big_endian_format_has_another_name_than_its_twin() {
+        assert_eq!(FourCc(*b"YUYV").to_string(), "YUYV");
+        assert_eq!(FourCc(*b"Y16 ").to_string(), "Y16");
+        // V4L2_PIX_FMT_Y16_BE and V4L2_PIX_FMT_ARGB555X.
+        assert_eq!(FourCc([b'Y', b'1', b'6', b' ' | 0x80]).to_string(), "Y16-BE");
+        assert_eq!(FourCc([b'A', b'R', b'1', b'5' | 0x80]).to_string(), "AR15-BE");
+    }
 
     #[test]
     fn strides_are_honoured_and_chroma_follows() {
