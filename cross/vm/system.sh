@@ -54,12 +54,17 @@ rm -rf "$root"/debootstrap "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/
     "$root"/usr/share/{locale,man,doc}
 
 cd "$root"
+# Within a container debootstrap makes links of these.
+rm -f proc sys dev 2> /dev/null || true
+mkdir -p proc sys dev share
 cp usr/share/base-passwd/passwd.master etc/passwd
 cp usr/share/base-passwd/group.master etc/group
 ln -sf mawk usr/bin/awk
+for kind in auth account password session; do
+    echo "$kind required pam_unix.so" > etc/pam.d/common-$kind
+done
 # Without one, systemd takes it for a first start and enables all that there is.
 echo 00000000000000000000000000000b0a > etc/machine-id
-mkdir -p share
 echo board > etc/hostname
 # What a case runs, and the end of it.
 cat > etc/systemd/system/case.service <<'UNIT'
