@@ -885,7 +885,7 @@ until_true 60 'restarted after a kill' restarted $n
 mark after-kill
 sleep 15
 mark squeeze
-systemctl set-property --runtime girasol MemoryMax=24M
+systemctl set-property --runtime girasol MemoryMax=16M
 limited() { journalctl --unit girasol | grep -q oom-kill; }
 until_true 120 'the limit kills it' limited
 systemctl set-property --runtime girasol MemoryMax=256M
@@ -917,7 +917,7 @@ journalctl --unit girasol > /share/journal
     seconds = result.mark("installed") - result.mark("installing")
     result.measure(f"installed in {seconds:.0f} s")
     locked, peak = int(result.marks("locked")[0][1]), int(result.marks("peak")[0][1])
-    result.measure(f"locked in memory: {locked / 1024:.0f} MiB; peak of the cgroup {peak / 2**20:.0f} MiB")
+    result.measure(f"locked: {locked / 1024:.0f} MiB of address space; peak of the cgroup {peak / 2**20:.0f} MiB")
     check(locked > 10_000, "memory is not locked")
     check(result.marks("limit")[0][1] == str(256 * 2**20), "no memory limit")
     user = result.marks("user")[0][1].split()
