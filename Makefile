@@ -184,7 +184,7 @@ model: model-env ## make the bundle from a media kit, every stage, resumable (ho
 	@$(MAKE) --no-print-directory build
 	$(girasol_train) all --data '$(DATA)' --work '$(WORK)' $(OPTIONS)
 
-model-smoke: model-env ## every training stage on a tiny generated kit (about 10 minutes; needs `make build`)
+model-smoke: model-env ## every training stage on a tiny generated kit (two minutes; needs `make build`)
 	$(girasol_train).smoke
 
 model-test: model-env ## tests of the training code; what needs the media kit is skipped without GIRASOL_DATA

@@ -164,8 +164,9 @@ def main() -> None:
         timed("kit", lambda: make_kit(data))
         shrink(data)
         bundle.parent.mkdir()
-        options = ["--data", str(data), "--work", str(work), "--bundle", str(bundle), "--steps", "2", "--teacher-steps",
-                   "1", "--encoder-minutes", "0.02", "--ablation-steps", "1", "--small"]  # fmt: skip
+        options = ["--data", str(data), "--work", str(work), "--bundle", str(bundle), "--steps", "2",
+                   "--teacher-steps", "1", "--encoder-minutes", "0.02", "--text-steps", "2", "--ablation-steps", "1",
+                   "--small"]  # fmt: skip
         for stage in stages.ALL:
             timed(stage, functools.partial(stages.main, [stage, *options]))
         program = final.program()

@@ -642,8 +642,12 @@ mod tests {
         let answer = model.resume(&mut asking).unwrap().expect("an answer in one piece");
         // A minute before `now`: the snippet that begins just then is not in it.
         assert_eq!((answer.from, answer.to, answer.snippets), (MonoTime(7 * 960_000_000), now, 63));
-        assert_eq!(answer.sentence, model.write(&prompt).unwrap());
         assert!(!answer.sentence.text.is_empty());
+        // A moment earlier that snippet is in it, and so all that the window holds.
+        let mut asking = model.begin(&prompt, MonoTime(now.0 - 1)).unwrap();
+        let answer = model.resume(&mut asking).unwrap().expect("an answer in one piece");
+        assert_eq!((answer.from, answer.snippets), (MonoTime(6 * 960_000_000), 64));
+        assert_eq!(answer.sentence, model.write(&prompt).unwrap());
         assert!(model.begin(&prompt, MonoTime(300 * 1_000_000_000)).is_none());
         model.reset().unwrap();
         assert!(model.begin(&prompt, now).is_none());
