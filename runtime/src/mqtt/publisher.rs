@@ -472,7 +472,9 @@ impl Inner {
             return Some(Task { ticket: Ticket::Reply, message, expiry_seconds: None, correlation });
         }
         if let Some(mut outgoing) = self.outbox.next(now) {
-            if now >= outgoing.accepted + replay_after
+            // How long the board was off is not known, so what is from before this boot is no news, whatever its age.
+            let before_boot = outgoing.accepted < MonoTime(0);
+            if (before_boot || now >= outgoing.accepted + replay_after)
                 && let Some(topic) = Topics::replayed(&outgoing.message.topic)
             {
                 outgoing.message.topic = topic;
@@ -591,6 +593,18 @@ mod tests {
         assert_eq!(topics(), ["g/d/event", "g/d/why"]);
         clock.advance(Duration::from_millis(1));
         assert_eq!(topics(), ["g/d/event/replayed", "g/d/why"]);
+    }
+
+    #[test]
+    fn what_is_from_before_the_boot_is_no_news_however_young() {
+        let clock = Arc::new(SimClock::new(MonoTime(-1_000_000)));
+        let shared = shared_at(Arc::clone(&clock));
+        shared.publish(Message::new("g/d/event", "")).unwrap();
+        clock.advance(Duration::from_millis(2));
+        shared.publish(Message::new("g/d/event", "")).unwrap();
+        shared.connected();
+        let topics: Vec<_> = std::iter::from_fn(|| shared.next()).map(|t| t.message.topic).collect();
+        assert_eq!(topics, ["g/d/event/replayed", "g/d/event"]);
     }
 
     #[test]
