@@ -508,9 +508,11 @@ look /share/still
         check(line.startswith("note") and word in line, f"{what}: {checked[name]}")
         result.measure(" ".join(line.split()[1:]))
     check("YUYV" in devices and "hw:CARD=Loopback,DEV=0" in devices, f"devices: {devices}")
-    sound = next((line for line in devices.splitlines() if "S16_LE" in line), "")
-    check("channel(s)" in sound and "16000" in sound and "48000" in sound, f"no formats of the microphone: {devices}")
-    result.measure(f"the microphone's formats: {sound.strip()}")
+    # The loop takes what is played into it, and that alone; its other end is open to all.
+    played, free = (["", ""] + [line for line in devices.splitlines() if "channel(s)" in line])[-2:]
+    check(played.split() == ["S16_LE", "1", "channel(s)", "16000", "Hz"], f"formats of the microphone: {devices}")
+    check("S32_LE" in free and "48000" in free, f"formats of a microphone that is free: {devices}")
+    result.measure(f"the microphone's formats: {played.strip()}")
     return result
 
 
