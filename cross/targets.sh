@@ -20,7 +20,7 @@ select_target() {
         emulator=qemu-arm clang_target=armv7-linux-gnueabihf headers=/usr/arm-linux-gnueabihf/include ;;
     x86_64)
         triple=x86_64-unknown-linux-gnu multiarch=x86_64-linux-gnu debian=amd64
-        emulator='' clang_target=x86_64-linux-gnu headers=/usr/include ;;
+        emulator='' clang_target=x86_64-linux-gnu headers="/usr/include/$multiarch -isystem /usr/include" ;;
     *) die 'TARGET must be aarch64, armv7 or x86_64' ;;
     esac
 }
