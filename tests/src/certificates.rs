@@ -41,6 +41,27 @@ pub fn make_expired_server(dir: &Path, authority: &str, subject: &str) {
     make_server_for(dir, authority, subject, 0);
 }
 
+/// Makes a server's certificate as [`make_server`] does, that is not valid before the year 2090: what a board sees whose
+/// clock has not been set.
+///
+/// # Panics
+/// When openssl fails.
+pub fn make_future_server(dir: &Path, authority: &str, subject: &str) {
+    make_server(dir, authority, subject);
+    let config = "[ca]\ndefault_ca = authority\n[authority]\ndatabase = issued\nnew_certs_dir = .\nrand_serial = yes\ndefault_md = sha256\n\
+                  policy = policy\n[policy]\ncommonName = supplied\n";
+    fs::write(dir.join("issue.cnf"), config).expect("a configuration");
+    fs::write(dir.join("issued"), "").expect("a list of certificates");
+    openssl(
+        dir,
+        &format!(
+            "ca -batch -notext -config issue.cnf -cert {authority}.pem -keyfile {authority}.key -in server.csr \
+             -startdate 20900101000000Z -enddate 20910101000000Z -extfile server.cnf -extensions extensions \
+             -out server.pem"
+        ),
+    );
+}
+
 /// Makes a client's certificate, signed by `authority`: `client.pem` and `client.key`.
 ///
 /// # Panics

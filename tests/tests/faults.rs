@@ -267,12 +267,18 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// `None` where we may not make one.
+    /// `None` where we may not make one. Names and addresses are this process's own, so that what a run that was broken off
+    /// has left cannot be met; it is removed here.
     fn new() -> Option<Self> {
-        let id = std::process::id() % 10_000;
+        let id = std::process::id();
+        for left in namespaces().filter(|other| !Path::new(&format!("/proc/{other}")).exists()) {
+            ip(&format!("netns del girasol{left}"));
+        }
         let name = format!("girasol{id}");
         let (here, there) = (format!("gs{id}a"), format!("gs{id}b"));
-        let peer = (Ipv4Addr::new(10, 213, 77, 1), Ipv4Addr::new(10, 213, 77, 2));
+        // Four addresses of 10.212.0.0/14 for each number of a process, which has at most 22 bits; modulo is enough.
+        let first = u32::from(Ipv4Addr::new(10, 212, 0, 0)) + id % (1 << 16) * 4;
+        let peer = (Ipv4Addr::from(first + 1), Ipv4Addr::from(first + 2));
         let namespace = Self { name, here, there, peer };
         let Self { name, here, there, .. } = &namespace;
         let made = ip(&format!("netns add {name}"))
@@ -303,6 +309,15 @@ impl Drop for Namespace {
         ip(&format!("link del {}", self.here));
         ip(&format!("netns del {}", self.name));
     }
+}
+
+/// Numbers of the processes that made namespaces as ours.
+fn namespaces() -> impl Iterator<Item = u32> {
+    let listed =
+        Command::new("ip").args(["netns", "list"]).output().map(|out| out.stdout).unwrap_or_default();
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let number = |line: &str| line.split_whitespace().next()?.strip_prefix("girasol")?.parse().ok();
+    listed.lines().filter_map(number).collect::<Vec<_>>().into_iter()
 }
 
 fn ip(arguments: &str) -> bool {

@@ -24,7 +24,7 @@ use girasol::{
 };
 use girasol_tests::{
     Broker, Received, Relay, Subscriber, have_openssl, keeps_to_schema, make_authority, make_client,
-    make_server, wait_until,
+    make_future_server, make_server, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -292,6 +292,31 @@ fn an_encrypted_connection_needs_the_right_authority_and_the_right_name() {
 }
 
 #[test]
+fn a_certificate_of_the_future_is_blamed_on_the_clock_and_tried_again() {
+    if !have_openssl() {
+        eprintln!("skipped: no openssl program");
+        return;
+    }
+    let mut broker = Broker::prepare("");
+    make_authority(broker.dir(), "ours");
+    make_future_server(broker.dir(), "ours", "IP:127.0.0.1");
+    broker.configure("allow_anonymous true\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n");
+    broker.restart();
+    let ca_file = Some(broker.dir().join("ours.pem"));
+    let url = format!("mqtts://127.0.0.1:{}", broker.port());
+    let publisher =
+        MqttPublisher::start(MqttSettings { ca_file, ..settings(url) }, Arc::new(RealClock)).unwrap();
+    let fault = wait_status(&publisher, |s| s.last_fault.is_some()).last_fault.unwrap();
+    assert_eq!(fault.kind, FaultKind::Clock, "{fault:?}");
+    assert!(fault.text.contains("waiting for the clock"), "{fault:?}");
+    // The clock cannot be set here; a certificate for today comes to the same.
+    make_server(broker.dir(), "ours", "IP:127.0.0.1");
+    broker.kill();
+    broker.restart();
+    assert!(publisher.wait_connected(SOON), "{:?}\n{}", publisher.status(), broker.log());
+}
+
+#[test]
 fn a_broker_that_asks_for_a_certificate_gets_ours() {
     if !have_openssl() {
         eprintln!("skipped: no openssl program");
@@ -313,7 +338,20 @@ fn a_broker_that_asks_for_a_certificate_gets_ours() {
     let bare = MqttPublisher::start(settings.clone(), Arc::new(RealClock)).unwrap();
     let status = wait_status(&bare, |s| s.last_fault.is_some());
     assert_eq!((status.connections, status.connected), (0, false), "{status:?}");
+    let fault = status.last_fault.unwrap();
+    assert_eq!(fault.kind, FaultKind::Auth, "{fault:?}");
+    assert!(fault.text.contains("client_cert_file"), "{fault:?}");
     drop(bare);
+    let broken = MqttSettings {
+        client_cert_file: settings.ca_file.clone(),
+        client_key_file: client_key_file.clone(),
+        ..settings.clone()
+    };
+    let broken = MqttPublisher::start(broken, Arc::new(RealClock)).unwrap();
+    let fault = wait_status(&broken, |s| s.last_fault.is_some()).last_fault.unwrap();
+    assert_eq!(fault.kind, FaultKind::Setup, "{fault:?}");
+    assert!(fault.text.contains("client_key_file"), "{fault:?}");
+    drop(broken);
     let settings = MqttSettings { client_cert_file, client_key_file, ..settings };
     let ours = MqttPublisher::start(settings, Arc::new(RealClock)).unwrap();
     assert!(ours.wait_connected(SOON), "{:?}\n{}", ours.status(), broker.log());

@@ -48,7 +48,7 @@ from .fusion import Fusion
 from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
-SHARDS = {"audio": {"train": 60, "val": 12, "test": 10}, "video": {"train": 50, "val": 8, "test": 8}}
+SHARDS = {"audio": {"train": 100, "val": 24, "test": 10}, "video": {"train": 80, "val": 16, "test": 8}}
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
 VERSION = "0.4.0"

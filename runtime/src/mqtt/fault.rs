@@ -1,6 +1,11 @@
 //! Names for what can go wrong with a broker, and what to do about it.
 
-use rumqttc::{ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError, tokio_rustls::rustls};
+use std::io;
+
+use rumqttc::{
+    ConnectReturnCode, ConnectionError, DisconnectReasonCode, StateError, TlsError, mqttbytes,
+    tokio_rustls::rustls::{self, AlertDescription},
+};
 
 use super::BrokerUrl;
 use crate::{
@@ -53,20 +58,45 @@ impl Fault {
     /// From the client's error.
     pub(super) fn of(error: &ConnectionError, url: &BrokerUrl) -> Self {
         let at = format!("{}:{}", url.host, url.port);
+        if let Some(tls) = rustls_error(error) {
+            return Self::encryption(tls, &at);
+        }
         match error {
-            ConnectionError::Io(e) if is_not_valid_yet(e) => Self::not_valid_yet(&at),
-            ConnectionError::Io(e) if is_tls(e) => {
+            ConnectionError::Tls(TlsError::Io(e)) => {
                 Self::new(FaultKind::Tls, format!("{at}: no encrypted connection: {e}"))
             }
-            ConnectionError::Tls(e) => {
-                Self::new(FaultKind::Tls, format!("{at}: no encrypted connection: {e}"))
-            }
+            // Said before anything was sent: it is about files of ours, or about a name that cannot be one of a server.
+            ConnectionError::Tls(e) => Self::new(
+                FaultKind::Setup,
+                format!(
+                    "{at}: {e}: check the files ca_file, client_cert_file and client_key_file, and the broker's name"
+                ),
+            ),
             ConnectionError::Io(e) => Self::new(FaultKind::Unreachable, format!("{at}: {e}")),
             ConnectionError::Timeout(_) => Self::new(FaultKind::Unreachable, format!("{at}: no answer")),
             ConnectionError::ConnectionRefused(code) => Self::refused(*code, &at),
             ConnectionError::MqttState(StateError::ConnFail { reason }) => Self::refused(*reason, &at),
             ConnectionError::MqttState(state) => Self::broken(state, &at),
             other => Self::new(FaultKind::Protocol, format!("{at}: {other}")),
+        }
+    }
+
+    /// What broke an encrypted connection, or kept it from coming about.
+    fn encryption(error: &rustls::Error, at: &str) -> Self {
+        use rustls::{
+            CertificateError::{NotValidYet, NotValidYetContext},
+            Error::{AlertReceived, InvalidCertificate},
+        };
+        match error {
+            InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => Self::not_valid_yet(at),
+            AlertReceived(alert) if is_about_our_certificate(*alert) => Self::new(
+                FaultKind::Auth,
+                format!(
+                    "{at}: the broker does not accept our certificate ({alert:?}): check client_cert_file, and which \
+                     authority the broker trusts"
+                ),
+            ),
+            error => Self::new(FaultKind::Tls, format!("{at}: no encrypted connection: {error}")),
         }
     }
 
@@ -133,22 +163,33 @@ impl Fault {
     }
 }
 
-/// rustls reports its errors as I/O errors of invalid data.
-fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+/// rustls reports its errors as I/O errors, of the handshake or of what is read after it.
+fn rustls_error(error: &ConnectionError) -> Option<&rustls::Error> {
+    let error: &io::Error = match error {
+        ConnectionError::Io(e)
+        | ConnectionError::Tls(TlsError::Io(e))
+        | ConnectionError::MqttState(
+            StateError::Io(e) | StateError::Deserialization(mqttbytes::Error::Io(e)),
+        ) => e,
+        _ => return None,
+    };
     error.get_ref()?.downcast_ref()
 }
 
-fn is_tls(error: &std::io::Error) -> bool {
-    rustls_error(error).is_some()
-}
-
-fn is_not_valid_yet(error: &std::io::Error) -> bool {
-    use rustls::{
-        CertificateError::{NotValidYet, NotValidYetContext},
-        Error::InvalidCertificate,
-    };
-    let error = rustls_error(error);
-    matches!(error, Some(InvalidCertificate(NotValidYet | NotValidYetContext { .. })))
+/// What a server says of a client's certificate, or of a missing one (RFC 8446, section 6.2).
+fn is_about_our_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as A;
+    matches!(
+        alert,
+        A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::CertificateRequired
+    )
 }
 
 #[cfg(test)]
@@ -173,15 +214,23 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_of_the_future_is_blamed_on_the_clock() {
-        let error = |what| {
-            let inner = rustls::Error::InvalidCertificate(what);
-            ConnectionError::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, inner))
-        };
-        let fault = Fault::of(&error(rustls::CertificateError::NotValidYet), &url());
-        assert_eq!(fault.kind, FaultKind::Clock);
-        assert!(fault.text.contains("waiting for the clock"), "{}", fault.text);
-        assert_eq!(Fault::of(&error(rustls::CertificateError::Expired), &url()).kind, FaultKind::Tls);
+    fn each_trouble_with_encryption_has_its_name() {
+        let broken = |inner: rustls::Error| io::Error::new(io::ErrorKind::InvalidData, inner);
+        let handshake = |inner| ConnectionError::Tls(TlsError::Io(broken(inner)));
+        let certificate = rustls::Error::InvalidCertificate;
+        let of = |error| Fault::of(&error, &url());
+        let future = of(handshake(certificate(rustls::CertificateError::NotValidYet)));
+        assert_eq!(future.kind, FaultKind::Clock);
+        assert!(future.text.contains("waiting for the clock"), "{}", future.text);
+        assert_eq!(of(handshake(certificate(rustls::CertificateError::Expired))).kind, FaultKind::Tls);
+        // With TLS 1.3 the broker's verdict on our certificate comes after the handshake.
+        let refused = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+        let late = of(ConnectionError::MqttState(StateError::Io(broken(refused.clone()))));
+        let early = of(handshake(refused));
+        assert_eq!((late.kind, &late), (FaultKind::Auth, &early));
+        assert!(late.text.contains("client_cert_file"), "{}", late.text);
+        let file = of(ConnectionError::Tls(TlsError::NoValidClientCertInChain));
+        assert_eq!(file.kind, FaultKind::Setup);
     }
 
     #[test]
