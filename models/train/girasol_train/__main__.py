@@ -14,6 +14,7 @@
     card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
     all        verify, encoders, scenes, teacher, distil, text, export, evaluate, final, ablate, card
 
+`combiners` trains three Combiners from scratch on the student's whole schedule (hours); `card` shows their table.
 Three more work on a finished bundle: `activations` calibrates its int8 again, `questions` writes the manifest's table
 of questions again, `restore` makes checkpoints of it in a work directory that has none (`--init restored.pt` starts
 the student from them).
@@ -218,6 +219,12 @@ def run_ablate(job: Job) -> None:
     print(card.ablation_table(rows))
 
 
+def run_combiners(job: Job) -> None:
+    pools = job.pool("train"), job.pool("val")
+    rows = ablate.full(*pools, job.work, job.tokens_key(), job.steps, scenes=job.scored_scenes)
+    (job.work / "combiners.json").write_text(json.dumps({"steps": job.steps, "rows": rows}, indent=1))
+
+
 def run_final(job: Job) -> None:
     inputs = [job.bundle / "manifest.json"]
     if unchanged(job, "final", inputs, [job.work / "final.json"]):
@@ -370,7 +377,7 @@ def run_questions(job: Job) -> None:
 
 def run_card(job: Job) -> None:
     report = json.loads((job.work / "evaluation.json").read_text())
-    for name in ("final", "ablation", "teacher", "student"):
+    for name in ("final", "ablation", "combiners", "teacher", "student"):
         path = job.work / f"{name}.json"
         if path.exists():
             report[name] = json.loads(path.read_text())
@@ -405,7 +412,7 @@ def parser() -> argparse.ArgumentParser:
 STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
     "distil": run_distil, "train": run_train, "text": run_text, "export": run_export,
-    "evaluate": run_evaluate, "final": run_final, "ablate": run_ablate, "card": run_card,
+    "evaluate": run_evaluate, "final": run_final, "ablate": run_ablate, "combiners": run_combiners, "card": run_card,
     "activations": run_activations, "questions": run_questions, "restore": run_restore,
 }  # fmt: skip
 

@@ -8,6 +8,9 @@ their range. The short schedule ranks what is learned quickly; it is no substitu
 A step is 128 snippets (8 x 16, 4 x 32 or 2 x 64 in turn): about 0.5 s of one 2.5 GHz core, so the 36 runs cost about
 36 x (steps x 0.5 s + 8 s): 25 minutes at the default of 60 steps, and some more for `concat`, which keeps 30 tokens.
 Results are kept after each run in WORK/ablation.json; what is there for the same tokens and schedule is not run again.
+
+`python -m girasol_train combiners` trains the Combiners that the choice is between on the student's whole schedule
+(`full`), and measures them on all validation tracks.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import device, stories
 from .audio_data import write_atomic
-from .calibrate import average_precision
+from .calibrate import average_precision, run_scenes
 from .fusion import Fusion, FusionConfig
 from .labels import AUDIBLE_INDEX
 from .train_fusion import (
@@ -39,12 +42,14 @@ from .train_fusion import (
     config,
     draw_scene,
     draw_texts,
+    load_fusion,
     losses,
     moved,
     parameter_groups,
     text_logits,
     total_loss,
 )
+from .train_fusion import train as train_whole
 
 SEEDS = (0, 1, 2)
 STEPS, WARMUP = 60, 8
@@ -78,6 +83,7 @@ VARIANTS = (
     Variant("window 1", {"window": 1}),
     Variant("window 8", {"window": 8}),
 )
+FULL = ("Token Turing Machine, m = 8, window 64", "causal Transformer", "late fusion")
 
 
 def geometry(variant: Variant) -> FusionConfig:
@@ -211,6 +217,28 @@ def run(train: Pool, validation: Pool, path: pathlib.Path, key: str, steps: int 
             write_atomic(path, json.dumps(stored, indent=1).encode())
             print(f"ablate {name}: {stored['runs'][name]}", flush=True)
     return rows(stored["runs"], variants, seeds)
+
+
+def full(
+    train: Pool, validation: Pool, work: pathlib.Path, key: str, steps: int, scenes: int = SCENES
+) -> list[dict[str, Any]]:
+    """The variants of `FULL`, each trained from scratch as the student is, without a teacher: sizes, the measures of
+    the table above, and mean AP over all validation tracks (`all_audible_map`, `all_visible_map`)."""
+    out = []
+    for variant in (v for v in VARIANTS if v.name in FULL):
+        path = work / f"{variant.changes.get('combiner', 'ttm')}.pt"
+        train_whole(train, path, f"{key}+{steps}+{variant.name}", steps, geometry=geometry(variant))
+        fusion = load_fusion(path)
+        row: dict[str, Any] = {"name": variant.name, **cost(geometry(variant))}
+        row |= measure(fusion, validation, "", scenes)
+        outcomes = run_scenes(fusion, validation, seed=4)
+        for kind in ("audible", "visible"):
+            flat = [v.reshape(-1, v.shape[-1]) for v in (outcomes[kind].logits, outcomes[kind].target,
+                                                         outcomes[kind].weight)]  # fmt: skip
+            row[f"all_{kind}_map"] = _map(dict(zip((kind, f"true_{kind}", f"w_{kind}"), flat, strict=True)), kind)
+        out.append(row)
+        print(f"combiners {row}", flush=True)
+    return out
 
 
 def rows(runs: dict[str, dict], variants: tuple[Variant, ...], seeds: tuple[int, ...]) -> list[dict]:

@@ -223,6 +223,18 @@ def ablation_section(ablation: dict[str, Any]) -> str:
     )
 
 
+def combiners_section(combiners: dict[str, Any]) -> str:
+    metrics = {"all_audible_map": "audible mAP", "all_visible_map": "visible mAP", "source_ap": "source AP",
+               "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
+    body = [[r["name"], f"{r['parameters'] / 1e6:.2f} M", f"{r['macs'] / 1e6:.1f} M",
+             *(number(r[m], 3) for m in metrics)] for r in combiners["rows"]]  # fmt: skip
+    return (
+        f"On the student's own schedule, {combiners['steps']:,} steps of 256 snippets, from scratch and without a "
+        "teacher, one run each; mean AP over all validation tracks:\n\n"
+        + table(["", "parameters", "MAC", *metrics.values()], body)
+    )
+
+
 def work(visible: dict[str, Any]) -> str:
     macs = visible.get("macs")
     if not macs:
@@ -300,6 +312,8 @@ def more_sections(report: dict[str, Any], training: dict[str, Any], folder: path
         parts.append("## Teacher and student\n\n" + text + table(["", *scored], rows))
     if "ablation" in report:
         parts.append(ablation_section(report["ablation"]))
+    if "combiners" in report:
+        parts.append(combiners_section(report["combiners"]))
     plots = sorted(p.name for p in (folder / "plots").glob("*.svg"))
     if plots:
         parts.append("## Plots\n\n" + "\n".join(f"![{p[:-4]}](plots/{p})" for p in plots) + "\n")

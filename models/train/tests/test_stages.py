@@ -14,6 +14,7 @@ import torch
 from girasol_train import (
     ablate,
     calibrate,
+    card,
     clips,
     final,
     fusion,
@@ -185,6 +186,19 @@ def test_an_ablation_is_resumed_and_has_a_row_per_configuration(
     assert first[2]["macs"] < first[0]["macs"]
     monkeypatch.setattr(ablate, "fit", lambda *_: pytest.fail("what is done must not be run again"))
     assert repr(table()) == repr(first), "not a number equals itself in print only"
+
+
+def test_combiners_are_trained_whole_and_measured(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ablate, "SCENE_LENGTH", 16)
+    monkeypatch.setattr(ablate, "FULL", (ablate.VARIANTS[0].name, "late fusion"))
+    source = pool()
+    rows = ablate.full(source, source, tmp_path, "key", 1, scenes=1)
+    assert [r["name"] for r in rows] == list(ablate.FULL)
+    assert rows[1]["parameters"] < rows[0]["parameters"]
+    assert all(np.isfinite(r["all_audible_map"]) for r in rows)
+    made = {path.name for path in tmp_path.glob("*.pt")}
+    assert made == {"ttm.pt", "summary.pt"}
+    assert "late fusion" in card.combiners_section({"steps": 1, "rows": rows})
 
 
 def test_plots_are_small_and_well_formed(tmp_path: pathlib.Path):
