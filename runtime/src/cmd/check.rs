@@ -11,7 +11,7 @@ use girasol::{
     config::Config,
     event::{EventEngine, EventIdentity, Origin},
     model::Model,
-    mqtt::MqttPublisher,
+    mqtt::{FaultKind, MqttPublisher},
 };
 use girasol_model::Bundle;
 
@@ -115,6 +115,8 @@ fn check_ffmpeg() -> String {
     }
 }
 
+const BROKER_AWAY: &str = "events wait in the queue meanwhile; check mqtt.url and that the broker runs";
+
 fn check_broker(config: &Config) -> Result<String> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let mut settings = config.mqtt_settings();
@@ -130,9 +132,10 @@ fn check_broker(config: &Config) -> Result<String> {
         return Ok(format!("connected to {}", config.mqtt.url));
     }
     let error = Error::new(ErrorKind::Unavailable, format!("{}: no connection", config.mqtt.url));
-    Err(match status.last_fault {
-        Some(fault) => error.cause(fault.text),
-        None => error.cause("no answer within 5 s"),
-    }
-    .help("events wait in the queue meanwhile; check mqtt.url and that the broker runs"))
+    let Some(fault) = status.last_fault else {
+        return Err(error.cause("no answer within 5 s").help(BROKER_AWAY));
+    };
+    let error = error.cause(fault.text);
+    // The others say themselves what to do.
+    Err(if fault.kind == FaultKind::Unreachable { error.help(BROKER_AWAY) } else { error })
 }
