@@ -15,10 +15,14 @@ use girasol_ops::{
     convolution::Convolution,
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
+    filter::Filter,
     linear::{Linear, LinearSpec},
+    picture::{Colours, Component, Picture, PlaneSpec},
+    pixels::{CHANNELS, Pixels},
     pointwise::{Gelu, LayerNorm, Softmax},
     rows::{RowSpan, RowSums},
     semantics::{Activation, QuantParams},
+    spectrogram::{Band, Spectrogram},
     window::Window,
 };
 
@@ -89,6 +93,8 @@ fn main() {
     reference(kernel);
     edges(kernel);
     floats(kernel);
+    pictures(kernel);
+    sounds(kernel);
     let first =
         |height, width, channels, padding| Window { height, width, channels, size: 3, stride: 2, padding };
     ends("video", kernel, first(96, 128, 4, [1; 4]), 12);
@@ -162,7 +168,82 @@ fn floats(kernel: Kernel) {
     let (picture, mut sums) = (vec![200; 5 * 1280], vec![0; 1280]);
     let (rows, span) = (RowSums::new(kernel).unwrap(), RowSpan { len: 5, first: 1, inner: 1, last: 1 });
     measure("reference", "row-sums-5x1280", 5 * 1280, 1, || {
-        rows.run(black_box(&picture), 1280, span, black_box(&mut sums));
+        rows.run_narrow(black_box(&picture), 1280, span, black_box(&mut sums));
+    });
+}
+
+/// A plane's height, and (component, offset, bytes from one sample to the next, samples of a row).
+type Plane<'a> = (usize, &'a [(usize, usize, usize, usize)]);
+
+/// Cameras' pictures to the encoder's input; "MACs" are bytes of the picture, and values of the input.
+fn pictures(kernel: Kernel) {
+    const SIZE: (usize, usize) = (128, 96);
+    let yuyv: [Plane<'_>; 1] = [(480, &[(0, 0, 2, 640), (1, 1, 4, 320), (2, 3, 4, 320)])];
+    let nv12: [Plane<'_>; 2] = [(480, &[(0, 0, 1, 640)]), (240, &[(1, 0, 2, 320), (2, 1, 2, 320)])];
+    let large: [Plane<'_>; 2] = [(1080, &[(0, 0, 1, 1920)]), (540, &[(1, 0, 2, 960), (2, 1, 2, 960)])];
+    // Cut to a size that has no factor in common with the frame's: sums of 32 bits.
+    let odd: [Plane<'_>; 1] = [(479, &[(0, 0, 2, 638), (1, 1, 4, 319), (2, 3, 4, 319)])];
+    let rgb: [Plane<'_>; 1] = [(480, &[(0, 0, 3, 640), (1, 1, 3, 640), (2, 2, 3, 640)])];
+    let grey: [Plane<'_>; 1] = [(480, &[(0, 0, 1, 640)])];
+    let formats: [(&str, &[Plane<'_>], Colours); 6] = [
+        ("yuyv-640x480", &yuyv, Colours::Limited),
+        ("nv12-640x480", &nv12, Colours::Limited),
+        ("nv12-1920x1080", &large, Colours::Full),
+        ("yuyv-638x479", &odd, Colours::Limited),
+        ("rgb-640x480", &rgb, Colours::Rgb),
+        ("grey-640x480", &grey, Colours::Grey),
+    ];
+    let mut small = vec![0; SIZE.0 * SIZE.1 * 3];
+    for (name, planes, colours) in formats {
+        let component = |&(index, offset, step, width): &_| Component { index, offset, step, width };
+        let parts: Vec<Vec<_>> = planes.iter().map(|(_, parts)| parts.iter().map(component).collect()).collect();
+        let specs: Vec<_> = planes
+            .iter()
+            .zip(&parts)
+            .map(|(&(height, _), components)| PlaneSpec { height, components })
+            .collect();
+        let data: Vec<Vec<u8>> = specs
+            .iter()
+            .map(|spec| (0..spec.height * spec.row_bytes()).map(|i| (i % 251).to_le_bytes()[0]).collect())
+            .collect();
+        let given: Vec<_> = data.iter().zip(&specs).map(|(data, spec)| (&data[..], spec.row_bytes())).collect();
+        let mut picture = Picture::new(kernel, &specs, SIZE.0, SIZE.1).unwrap();
+        let bytes = data.iter().map(Vec::len).sum();
+        measure("frontend", &format!("picture-{name}"), bytes, 1, || {
+            picture.run(black_box(&given), colours, black_box(&mut small));
+        });
+    }
+    let (pixels, before) = (Pixels::new(kernel).unwrap(), vec![99; small.len()]);
+    let mut tensor = vec![0; SIZE.0 * SIZE.1 * CHANNELS];
+    measure("frontend", "pixels-96x128x4", tensor.len(), 1, || {
+        pixels.run(black_box(&small), Some(&before), black_box(&mut tensor));
+    });
+}
+
+/// Four samples from 48 kHz and from 44.1 kHz, and a patch's log-mel; "MACs" of the latter are its values.
+fn sounds(kernel: Kernel) {
+    const TAPS: usize = 208;
+    const FRAMES: usize = 96;
+    let samples: Vec<f32> = pattern(2 * TAPS).into_iter().map(|x| f32::from(x) * 0.01).collect();
+    let windows = [0, 3, 6, 9].map(|start| &samples[start..start + TAPS]);
+    let filter = Filter::new(kernel).unwrap();
+    measure("frontend", "filter-one-208x4", 4 * TAPS, 1, || {
+        black_box(filter.run(black_box(&samples[TAPS..]), black_box(windows)));
+    });
+    measure("frontend", "filter-each-208x4", 4 * TAPS, 1, || {
+        black_box(filter.run_each(black_box(windows), black_box(windows)));
+    });
+    // Triangles as wide as the mel bands are at their frequency.
+    let band = |index: usize| Band {
+        first: index * index / 22 + index * 3 / 5 + 3,
+        weights: vec![0.5; 2 + index / 3],
+    };
+    let window = vec![0.5; 400];
+    let mut spectrogram = Spectrogram::new(kernel, &window, 160, (0..64).map(band).collect(), 0.001).unwrap();
+    let sound: Vec<i16> = pattern(400 + 160 * (FRAMES - 1)).into_iter().map(|x| i16::from(x) * 99).collect();
+    let mut rows = vec![0.0; FRAMES * 64];
+    measure("frontend", "spectrogram-96x64", rows.len(), 1, || {
+        spectrogram.run(black_box(&sound), black_box(&mut rows));
     });
 }
 

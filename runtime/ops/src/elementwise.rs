@@ -26,6 +26,12 @@ impl Quantise {
         Ok(Self { kernel: kernel.check()?, params: params.check()? })
     }
 
+    /// The units of what it makes.
+    #[must_use]
+    pub fn params(&self) -> QuantParams {
+        self.params
+    }
+
     /// Rounds to nearest, halves to even, and saturates; NaN becomes the zero point.
     ///
     /// # Panics

@@ -13,6 +13,12 @@ pub(crate) fn fused(a: Lanes, b: Lanes, c: Lanes) -> Lanes {
     std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
 }
 
+/// `a * b + c`, fused where the CPU can; 32-bit ARM cannot, and would call a function for each.
+#[inline(always)]
+pub(crate) fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "arm") { a * b + c } else { a.mul_add(b, c) }
+}
+
 /// Adds up the lanes, halves first.
 #[inline(always)]
 pub(crate) fn total(x: Lanes) -> f32 {
@@ -48,6 +54,37 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x < SMALLEST { 0.0 } else { power }
 }
 
+/// The bits of sqrt(1/2): mantissas are taken from there to sqrt(2), so that their logarithm is small.
+const HALF_ROOT: u32 = 0x3f35_04f3;
+/// ln(1 + x) = x - x^2 / 2 + x^3 * L(x) for 1 + x in [sqrt(1/2), sqrt(2)] (Cephes, `logf`).
+const L: [f32; 9] = [
+    7.037_683_6e-2,
+    -1.151_461e-1,
+    1.167_699_9e-1,
+    -1.242_014_1e-1,
+    1.424_932_3e-1,
+    -1.666_805_8e-1,
+    2.000_071_5e-1,
+    -2.499_999_4e-1,
+    3.333_333_1e-1,
+];
+
+/// The natural logarithm of a normal positive number, to 3e-7 of itself or of 1.
+#[inline(always)]
+#[allow(clippy::cast_precision_loss, reason = "an exponent")]
+pub(crate) fn ln(x: f32) -> f32 {
+    let bits = x.to_bits().wrapping_sub(HALF_ROOT);
+    let exponent = (bits.cast_signed() >> 23) as f32;
+    let x = f32::from_bits((bits & 0x7f_ffff) + HALF_ROOT) - 1.0;
+    let mut l = L[0];
+    for &coefficient in &L[1..] {
+        l = multiply_add(l, x, coefficient);
+    }
+    let square = x * x;
+    let rest = multiply_add(l, x * square, multiply_add(-0.5, square, exponent * LN2[1]));
+    multiply_add(exponent, LN2[0], x + rest)
+}
+
 /// Compiles `$body` once for each CPU family and runs the one for `$kernel`. (On aarch64, NEON and fused products are
 /// part of the target.)
 macro_rules! on_each_family {
@@ -78,6 +115,18 @@ pub(crate) use on_each_family;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ln_is_exact_to_3e_7() {
+        let stride = if cfg!(miri) { 9_999_991 } else { 991 };
+        for bits in (f32::MIN_POSITIVE.to_bits()..=f32::MAX.to_bits()).step_by(stride) {
+            let x = f32::from_bits(bits);
+            let exact = f64::from(x).ln();
+            let error = (f64::from(ln(x)) - exact).abs() / exact.abs().max(1.0);
+            assert!(error < 3e-7, "{x}: {error}");
+        }
+        assert_eq!(ln(1.0), 0.0);
+    }
 
     #[test]
     fn exp_is_exact_to_two_units_in_the_last_place() {

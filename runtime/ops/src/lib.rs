@@ -6,6 +6,8 @@
 //!
 //! What stays in f32 between integer products is here too ([`attention`], [`pointwise`]), with the same bits on every kernel.
 //!
+//! So is what makes a network's input: [`filter`] and [`spectrogram`] for sound, [`picture`] and [`pixels`] for pictures.
+//!
 //! Tensors are plain slices: activations in NHWC, one image at a time.
 //!
 //! ```
@@ -33,12 +35,16 @@ pub mod convolution;
 pub mod depthwise;
 pub mod elementwise;
 mod error;
+pub mod filter;
 mod kernels;
 mod lanes;
 pub mod linear;
+pub mod picture;
+pub mod pixels;
 pub mod pointwise;
 pub mod rows;
 pub mod semantics;
+pub mod spectrogram;
 pub mod window;
 
 pub use error::Error;

@@ -395,3 +395,91 @@ pub fn float_depthwise(spec: &FloatDepthwiseSpec<'_>, input: &[f32]) -> Vec<f32>
     }
     output
 }
+
+/// How the three components of a picture become R, G and B.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colours {
+    /// Y, U, V of limited range (16 ... 235) by BT.601.
+    Limited,
+    /// Y, U, V of full range by BT.601.
+    Full,
+    /// Y alone.
+    Grey,
+    /// R, G, B themselves.
+    Rgb,
+}
+
+/// R, G, B of one pixel.
+#[must_use]
+#[inline(always)]
+pub fn rgb(colours: Colours, [a, b, c]: [u8; 3]) -> [u8; 3] {
+    let (y, d, e) = (i32::from(a), i32::from(b) - 128, i32::from(c) - 128);
+    match colours {
+        Colours::Grey => [a; 3],
+        Colours::Rgb => [a, b, c],
+        Colours::Limited => {
+            let y = 298 * (y - 16) + 128;
+            [y + 409 * e, y - 100 * d - 208 * e, y + 516 * d].map(|x| byte(x >> 8))
+        }
+        Colours::Full => {
+            [y + ((359 * e + 128) >> 8), y - ((88 * d + 183 * e + 128) >> 8), y + ((454 * d + 128) >> 8)].map(byte)
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+#[inline(always)]
+fn byte(x: i32) -> u8 {
+    x.clamp(0, 255) as u8
+}
+
+/// Luma of one pixel.
+#[must_use]
+#[inline(always)]
+pub fn luma(rgb: [u8; 3]) -> u8 {
+    let [r, g, b] = rgb.map(u16::from);
+    // At most 255 * 256 + 128.
+    let [sum, _] = (77 * r + 150 * g + 29 * b + 128).to_be_bytes();
+    sum
+}
+
+/// Reference of [`crate::pixels::Pixels`], for one pixel and the same of the picture before: in units of 1 / 128, R, G and B
+/// less 127, and the difference in luma, saturated.
+#[must_use]
+#[inline(always)]
+pub fn pixel(now: [u8; 3], before: [u8; 3]) -> [i8; 4] {
+    let [r, g, b] = now.map(|value| saturate(i16::from(value) - 127));
+    [r, g, b, saturate(i16::from(luma(now)) - i16::from(luma(before)))]
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "clamped")]
+#[inline(always)]
+fn saturate(x: i16) -> i8 {
+    x.clamp(i8::MIN.into(), i8::MAX.into()) as i8
+}
+
+/// Reference of [`crate::picture::Picture`], for one component of `input` width times height: each result is the average of
+/// the area that it covers, rounded, halves upwards.
+#[must_use]
+pub fn area_average(samples: &[u8], input: [usize; 2], output: [usize; 2]) -> Vec<u8> {
+    // The samples that a result covers of one dimension, and how much of each, in units of 1 / dst sample.
+    let covered = |result: usize, src: usize, dst: usize| {
+        let (low, high) = (result * src, (result + 1) * src);
+        let samples = low / dst..high.div_ceil(dst);
+        samples.map(move |sample| (sample, (high.min((sample + 1) * dst) - low.max(sample * dst)) as u64))
+    };
+    let area = (input[0] * input[1]) as u64;
+    let mut results = Vec::with_capacity(output[0] * output[1]);
+    for row in 0..output[1] {
+        for column in 0..output[0] {
+            let mut sum = 0;
+            for (y, high) in covered(row, input[1], output[1]) {
+                for (x, wide) in covered(column, input[0], output[0]) {
+                    sum += high * wide * u64::from(samples[y * input[0] + x]);
+                }
+            }
+            results.push(u8::try_from((sum + area / 2) / area).unwrap_or(u8::MAX));
+        }
+    }
+    results
+}

@@ -2,14 +2,19 @@
 
 use girasol_ops::{
     Kernel,
-    rows::{RowSpan, RowSums},
+    rows::{NARROW, RowSpan, RowSums},
 };
 use proptest::{collection::vec, prelude::*};
+
+/// Any, and often such small ones as pictures have.
+fn weights() -> impl Strategy<Value = [u8; 3]> {
+    prop_oneof![any::<[u8; 3]>(), [1..7u8, 1..7u8, 1..7u8]]
+}
 
 proptest! {
     #[test]
     fn rows_are_added_up_as_defined(
-        (width, stride, span, data) in (1..200usize, 0..9usize, 1..40usize, any::<[u8; 3]>()).prop_flat_map(
+        (width, stride, span, data) in (1..200usize, 0..9usize, 1..40usize, weights()).prop_flat_map(
             |(width, padding, len, [first, inner, last])| {
                 let (stride, span) = (width + padding, RowSpan { len, first, inner, last });
                 let bytes = prop_oneof![3 => any::<u8>(), 1 => Just(255u8)];
@@ -24,6 +29,13 @@ proptest! {
             let mut sums = vec![9; width];
             RowSums::new(kernel).unwrap().run(&data, stride, span, &mut sums);
             prop_assert_eq!(&sums, &expected, "{}", kernel);
+            let total: usize = (0..span.len).map(|y| usize::from(span.weight(y))).sum();
+            if total <= NARROW {
+                let mut sums = vec![9; width];
+                RowSums::new(kernel).unwrap().run_narrow(&data, stride, span, &mut sums);
+                let sums: Vec<u32> = sums.into_iter().map(u32::from).collect();
+                prop_assert_eq!(&sums, &expected, "{}, narrow", kernel);
+            }
         }
     }
 }
@@ -38,6 +50,11 @@ fn white_does_not_overflow() {
             let mut sums = [0; 130];
             RowSums::new(kernel).unwrap().run(&vec![255; span.len * 130], 130, span, &mut sums);
             assert!(sums.iter().all(|&sum| sum == 255 * total), "{kernel}: {span:?}");
+            if total as usize <= NARROW {
+                let mut sums = [0; 130];
+                RowSums::new(kernel).unwrap().run_narrow(&vec![255; span.len * 130], 130, span, &mut sums);
+                assert!(sums.iter().all(|&sum| u32::from(sum) == 255 * total), "{kernel}: {span:?}");
+            }
         }
     }
 }

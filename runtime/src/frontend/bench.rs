@@ -1,9 +1,11 @@
 //! What the frontends cost on this machine; for `girasol bench`.
 
+use girasol_ops::{Kernel, pixels::Pixels};
+
 use super::{
     mel::{LogMel, MEL_BINS, MEL_FRAMES, PATCH_SAMPLES},
     resample::Resampler,
-    video::{PixelFormat, Range, Resizer, TENSOR_VALUES, frame_tensor},
+    video::{PixelFormat, Range, Resizer, TENSOR_VALUES},
 };
 use crate::{
     Error, ErrorKind, Result,
@@ -36,10 +38,12 @@ pub fn profile(iterations: usize, clock: &dyn Clock) -> Result<Vec<StageCost>> {
     // Instead of the other: counted for comparison only.
     time("resize_nv12_vga", 0, &mut || Ok(resizer.convert(&picture, 0, Range::Limited, &mut frame)?))?;
 
-    let mut tensor = vec![0.0; TENSOR_VALUES];
+    // As for an encoder in int8.
+    let pixels = Pixels::new(Kernel::best()).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
+    let mut tensor = vec![0; TENSOR_VALUES];
     let previous = Frame::new();
     time("frame_tensor", 2, &mut || {
-        frame_tensor(&frame, Some(&previous), &mut tensor);
+        pixels.run(frame.rgb(), Some(previous.rgb()), &mut tensor);
         Ok(())
     })?;
 

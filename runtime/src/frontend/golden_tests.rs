@@ -7,6 +7,13 @@
     reason = "small numbers"
 )]
 
+use girasol_ops::{
+    Kernel,
+    elementwise::{Quantise, channels_last},
+    pixels::{CHANNELS, Pixels},
+    semantics::QuantParams,
+};
+
 use super::{
     mel::{LogMel, MEL_BINS, MEL_FRAMES, PATCH_SAMPLES},
     video::{PixelFormat, Range, Resizer, TENSOR_VALUES, frame_tensor},
@@ -69,6 +76,23 @@ fn the_tensor_equals_the_reference_bit_by_bit() {
     let even_rows: Vec<f32> = rows.flat_map(|(_, row)| row.iter().copied()).collect();
     let golden = TENSOR.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 128.0);
     assert!(even_rows.into_iter().eq(golden));
+}
+
+#[test]
+fn the_int8_tensor_is_what_the_encoder_makes_of_the_reference() {
+    let pictures = pictures();
+    let frames = [3, 0, 1].map(|index: usize| small(&pictures[index]));
+    for (now, before) in [(&frames[0], None), (&frames[0], Some(&frames[1])), (&frames[1], Some(&frames[2]))] {
+        let (mut tensor, mut planes) = (vec![0.0; TENSOR_VALUES], vec![0; TENSOR_VALUES]);
+        frame_tensor(now, before, &mut tensor);
+        let params = QuantParams { scale: 1.0 / 128.0, zero_point: 0 };
+        Quantise::new(Kernel::Scalar, params).unwrap().run(&tensor, &mut planes);
+        let (mut expected, mut found) = (vec![0; TENSOR_VALUES], vec![1; TENSOR_VALUES]);
+        channels_last(CHANNELS, &planes, &mut expected);
+        let before = before.map(|frame| &frame.rgb()[..]);
+        Pixels::new(Kernel::best()).unwrap().run(now.rgb(), before, &mut found);
+        assert!(found == expected);
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Log-mel patch of one snippet: YAMNet's, so that its labels and weights fit (decision 0002).
 //!
 //! 15 600 samples → 96 frames of 400 samples every 160 → periodic Hann → FFT 512 → magnitude → 64 triangular mel
-//! bands → `ln(x + 0.001)`. Everything is planned and allocated in [`LogMel::new`].
+//! bands → `ln(x + 0.001)`. The arithmetic is `girasol_ops::spectrogram`; everything is allocated in [`LogMel::new`].
 
-use std::sync::Arc;
-
-use realfft::{RealFftPlanner, RealToComplex, num_complex::Complex};
+use girasol_ops::{
+    Kernel,
+    spectrogram::{BINS, Band, Spectrogram, TRANSFORM},
+};
 
 use crate::source::SAMPLE_RATE;
 
@@ -18,74 +19,28 @@ pub const MEL_BINS: usize = 64;
 
 const FRAME_SAMPLES: usize = 400;
 const HOP_SAMPLES: usize = 160;
-const FFT_SIZE: usize = 512;
-const FFT_BINS: usize = FFT_SIZE / 2 + 1;
 const MEL_LOW_HZ: f64 = 125.0;
 const MEL_HIGH_HZ: f64 = 7_500.0;
 const LOG_OFFSET: f32 = 0.001;
 
-/// One triangular filter: its weights on the FFT bins from `first` on.
-struct Band {
-    first: usize,
-    weights: Vec<f32>,
-}
-
 /// Computes log-mel patches; keeps its plan and scratch memory.
-pub struct LogMel {
-    fft: Arc<dyn RealToComplex<f32>>,
-    window: Vec<f32>,
-    bands: Vec<Band>,
-    input: Vec<f32>,
-    spectrum: Vec<Complex<f32>>,
-    magnitude: Vec<f32>,
-    scratch: Vec<Complex<f32>>,
-}
+pub struct LogMel(Spectrogram);
 
 impl LogMel {
     /// Plans the transform and the filters.
+    ///
+    /// # Panics
+    /// Never: the shapes are constants that fit.
     #[must_use]
     pub fn new() -> Self {
-        let fft = RealFftPlanner::new().plan_fft_forward(FFT_SIZE);
-        Self {
-            window: hann_window(),
-            bands: (0..MEL_BINS).map(mel_band).collect(),
-            input: fft.make_input_vec(),
-            spectrum: fft.make_output_vec(),
-            magnitude: vec![0.0; FFT_BINS],
-            scratch: fft.make_scratch_vec(),
-            fft,
-        }
+        let bands = (0..MEL_BINS).map(mel_band).collect();
+        let spectrogram = Spectrogram::new(Kernel::best(), &hann_window(), HOP_SAMPLES, bands, LOG_OFFSET);
+        Self(spectrogram.expect("constant shapes"))
     }
 
     /// Writes the patch's `[96, 64]` log-mel, time-major. Allocates nothing.
     pub fn compute(&mut self, patch: &[i16; PATCH_SAMPLES], out: &mut [f32; MEL_FRAMES * MEL_BINS]) {
-        for (frame, row) in out.as_chunks_mut::<MEL_BINS>().0.iter_mut().enumerate() {
-            let start = frame * HOP_SAMPLES;
-            self.magnitudes(&patch[start..start + FRAME_SAMPLES]);
-            self.bands_of(row);
-        }
-    }
-
-    /// Windowed magnitude spectrum of one analysis frame, into `self.magnitude`.
-    fn magnitudes(&mut self, samples: &[i16]) {
-        for ((x, &s), w) in self.input.iter_mut().zip(samples).zip(&self.window) {
-            *x = f32::from(s) * (1.0 / 32_768.0) * w;
-        }
-        self.input[FRAME_SAMPLES..].fill(0.0);
-        let run = self.fft.process_with_scratch(&mut self.input, &mut self.spectrum, &mut self.scratch);
-        debug_assert!(run.is_ok(), "the buffers come from the plan itself");
-        for (m, c) in self.magnitude.iter_mut().zip(&self.spectrum) {
-            *m = (c.re * c.re + c.im * c.im).sqrt();
-        }
-    }
-
-    /// Log of each band of `self.magnitude`.
-    fn bands_of(&self, row: &mut [f32; MEL_BINS]) {
-        for (out, band) in row.iter_mut().zip(&self.bands) {
-            let bins = &self.magnitude[band.first..];
-            let sum: f32 = band.weights.iter().zip(bins).map(|(w, m)| w * m).sum();
-            *out = (sum + LOG_OFFSET).ln();
-        }
+        self.0.run(patch, out);
     }
 }
 
@@ -114,12 +69,12 @@ fn mel_band(index: usize) -> Band {
     let edge = |i: usize| low + (high - low) * i as f64 / (MEL_BINS + 1) as f64;
     let (lower, centre, upper) = (edge(index), edge(index + 1), edge(index + 2));
     let weight = |bin: usize| {
-        let mel = hertz_to_mel(bin as f64 * f64::from(SAMPLE_RATE) / FFT_SIZE as f64);
+        let mel = hertz_to_mel(bin as f64 * f64::from(SAMPLE_RATE) / TRANSFORM as f64);
         ((mel - lower) / (centre - lower)).min((upper - mel) / (upper - centre)).max(0.0) as f32
     };
     let touched = |bin: &usize| weight(*bin) > 0.0;
-    let first = (1..FFT_BINS).find(touched).unwrap_or(1);
-    let last = (1..FFT_BINS).rfind(touched).unwrap_or(first);
+    let first = (1..BINS).find(touched).unwrap_or(1);
+    let last = (1..BINS).rfind(touched).unwrap_or(first);
     Band { first, weights: (first..=last).map(weight).collect() }
 }
 

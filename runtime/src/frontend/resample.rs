@@ -3,10 +3,15 @@
 //! One filter per output phase, computed once: a sinc cut off at 95 % of the lower Nyquist frequency under a Kaiser
 //! window (β 8, about −80 dB), 32 zero crossings to each side. Output sample `n` stands at exactly input position
 //! `n · in / 16 000`: the filter's delay is compensated, so time stamps need no correction. Sums are made in a fixed
-//! order, so the same build gives the same samples. At 16 kHz the input passes through untouched.
+//! order (`girasol_ops::filter`), so the same build gives the same samples. At 16 kHz the input passes through untouched.
 
 // Phases and positions are bounded by the rate limits; samples are clamped before they are narrowed.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
+use girasol_ops::{
+    Kernel,
+    filter::{Filter, GROUP, STEP},
+};
 
 use crate::source::SAMPLE_RATE;
 
@@ -28,7 +33,7 @@ pub struct Resampler {
     /// Output positions advance by `step / phases` input samples.
     step: usize,
     phases: usize,
-    /// Taps to each side.
+    /// Taps to each side, with zeros at the ends that make them whole steps of the kernel.
     half: usize,
     /// Rows of `2·half` coefficients; one row per phase, or `MAX_PHASES + 1` rows to interpolate between.
     table: Vec<f32>,
@@ -38,6 +43,7 @@ pub struct Resampler {
     /// Next output: integer position in `history` of its first tap, and its phase.
     position: usize,
     phase: usize,
+    filter: Filter,
     bypass: bool,
 }
 
@@ -52,17 +58,19 @@ impl Resampler {
         let (step, phases) = ((rate / common) as usize, (SAMPLE_RATE / common) as usize);
         // The cut-off in cycles per input sample, times two.
         let cutoff = CUTOFF * (f64::from(SAMPLE_RATE) / f64::from(rate)).min(1.0);
-        let half = (CROSSINGS / cutoff).ceil() as usize;
+        let width = (CROSSINGS / cutoff).ceil();
+        let half = (width as usize).next_multiple_of(STEP / 2);
         let rows = phases.min(MAX_PHASES);
         let mut table = Vec::with_capacity((rows + 1) * 2 * half);
         for row in 0..=rows {
-            push_filter(&mut table, half, cutoff, row as f64 / rows as f64);
+            push_filter(&mut table, half, width, cutoff, row as f64 / rows as f64);
         }
         let mut history = Vec::with_capacity(2 * half + CHUNK);
         // Zeros before the start, so that the first output is centred on the first input.
         history.resize(half - 1, 0.0);
         let bypass = rate == SAMPLE_RATE;
-        Some(Self { step, phases, half, table, rows, history, position: 0, phase: 0, bypass })
+        let filter = Filter::new(Kernel::best()).ok()?;
+        Some(Self { step, phases, half, table, rows, history, position: 0, phase: 0, filter, bypass })
     }
 
     /// Takes samples in [−1, 1] and hands every output sample that is ready to `sink`.
@@ -94,38 +102,56 @@ impl Resampler {
 
     /// Produces while a whole filter fits, then forgets the input that no filter needs any more.
     fn drain(&mut self, sink: &mut impl FnMut(i16)) {
-        while self.position + 2 * self.half <= self.history.len() {
-            sink(quantise(self.output()));
-            self.phase += self.step;
-            self.position += self.phase / self.phases;
-            self.phase %= self.phases;
+        loop {
+            let mut group = [(0, 0); GROUP];
+            let mut count = 0;
+            while count < GROUP && self.position + 2 * self.half <= self.history.len() {
+                group[count] = (self.position, self.phase);
+                count += 1;
+                self.phase += self.step;
+                self.position += self.phase / self.phases;
+                self.phase %= self.phases;
+            }
+            // What does not fill a group is computed beside itself.
+            for rest in count.max(1)..GROUP {
+                group[rest] = group[0];
+            }
+            match count {
+                0 => break,
+                _ => self.outputs(group).into_iter().take(count).for_each(|x| sink(quantise(x))),
+            }
         }
         let done = self.position.min(self.history.len());
         self.history.drain(..done);
         self.position -= done;
     }
 
-    /// The output sample at the current position and phase.
-    fn output(&self) -> f32 {
-        let taps = &self.history[self.position..self.position + 2 * self.half];
-        let filter = |row: usize| &self.table[row * 2 * self.half..(row + 1) * 2 * self.half];
-        if self.rows == self.phases {
-            return dot(filter(self.phase), taps);
+    /// The output samples at four positions and phases.
+    fn outputs(&self, group: [(usize, usize); GROUP]) -> [f32; GROUP] {
+        let taps = 2 * self.half;
+        let windows = group.map(|(position, _)| &self.history[position..position + taps]);
+        let row = |row: usize| &self.table[row * taps..(row + 1) * taps];
+        if self.phases == 1 {
+            return self.filter.run(row(0), windows);
         }
-        let at = self.phase as f32 * self.rows as f32 / self.phases as f32;
-        let (row, fraction) = (at as usize, at.fract());
-        let low = dot(filter(row), taps);
-        low + fraction * (dot(filter(row + 1), taps) - low)
+        if self.rows == self.phases {
+            return self.filter.run_each(group.map(|(_, phase)| row(phase)), windows);
+        }
+        let at = group.map(|(_, phase)| phase as f32 * self.rows as f32 / self.phases as f32);
+        let low = self.filter.run_each(at.map(|at| row(at as usize)), windows);
+        let high = self.filter.run_each(at.map(|at| row(at as usize + 1)), windows);
+        std::array::from_fn(|i| low[i] + at[i].fract() * (high[i] - low[i]))
     }
 }
 
-/// Appends the `2·half` coefficients for an output `fraction` of a sample after the tap `half − 1`; they sum to 1.
-fn push_filter(table: &mut Vec<f32>, half: usize, cutoff: f64, fraction: f64) {
+/// Appends the `2·half` coefficients for an output `fraction` of a sample after the tap `half − 1`; they sum to 1, and are 0
+/// beyond `width`.
+fn push_filter(table: &mut Vec<f32>, half: usize, width: f64, cutoff: f64, fraction: f64) {
     let coefficient = |tap: usize| {
         let distance = tap as f64 - (half as f64 - 1.0) - fraction;
         let x = std::f64::consts::PI * distance * cutoff;
         let sinc = if x.abs() < 1e-12 { 1.0 } else { x.sin() / x };
-        sinc * kaiser(distance / half as f64)
+        sinc * kaiser(distance / width)
     };
     let sum: f64 = (0..2 * half).map(coefficient).sum();
     table.extend((0..2 * half).map(|tap| (coefficient(tap) / sum) as f32));
@@ -145,20 +171,6 @@ fn bessel_i0(x: f64) -> f64 {
         sum += term;
     }
     sum
-}
-
-/// Dot product in eight interleaved sums: a fixed order that the compiler can vectorise.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0_f32; 8];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..8 {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 /// Sample in [−1, 1] → 16 bit, rounded and clamped.

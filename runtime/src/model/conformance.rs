@@ -56,11 +56,9 @@ fn snippet(index: u32) -> (Vec<f32>, Vec<f32>) {
 /// The encoders' tokens for one snippet.
 fn tokens(model: &mut Model, index: u32) -> [Vec<f32>; 2] {
     let (frame, mel) = snippet(index);
-    let run = |graph: &mut Graph, values: &[f32]| {
-        graph.input(0).unwrap().copy_from_slice(values);
-        graph.run().unwrap().get(0).unwrap().to_vec()
-    };
-    [run(&mut model.video, &frame), run(&mut model.audio, &mel)]
+    model.entry.write(&mut model.video, FrameInput::Values(&frame)).unwrap();
+    model.audio.input(0).unwrap().copy_from_slice(&mel);
+    [&mut model.video, &mut model.audio].map(|graph| graph.run().unwrap().get(0).unwrap().to_vec())
 }
 
 /// All scores of a stream of `count` snippets with a gap, a missing frame and a mute one.
@@ -73,7 +71,7 @@ fn stream(model: &mut Model, count: u32) -> Vec<Vec<f32>> {
             start: MonoTime(i64::from(index + late) * 960_000_000),
             dt: if index == 6 { 2.88 } else { SNIPPET_SECONDS },
             mel: (index % 7 != 3).then_some(&mel[..]),
-            frames: [Some(&frame), (index % 5 != 2).then_some(&frame[..])],
+            frames: [Some(FrameInput::Values(&frame)), (index % 5 != 2).then_some(FrameInput::Values(&frame))],
             frame_offset: [0.24, 0.72],
         };
         let out = model.step(&input).unwrap();

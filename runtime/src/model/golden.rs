@@ -191,7 +191,7 @@ impl Model {
                 start,
                 dt: if snippet == 0 { SNIPPET_SECONDS } else { dt },
                 mel: heard.then_some(&mel[..]),
-                frames: [frames[0].as_deref(), frames[1].as_deref()],
+                frames: [0, 1].map(|k: usize| frames[k].as_deref().map(FrameInput::Values)),
                 frame_offset: [offsets[0], offsets[1]],
             };
             let out = self.step(&input)?;

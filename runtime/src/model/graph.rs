@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use girasol_ops::semantics::QuantParams;
 use tract_onnx::{
     prelude::*,
     tract_core::{
@@ -130,8 +131,29 @@ impl Graph {
         Ok(self)
     }
 
+    /// From now on the first input is the int8 image in units of `params` that the graph would make of it, if it makes
+    /// one and nothing else of it; false if not.
+    pub(crate) fn take_int8(&mut self, params: QuantParams) -> Result<bool> {
+        let wrong = |e: TractError| internal(self.name, &e);
+        let Some(model) = without_entry(self.rest.state.model(), params).map_err(wrong)? else {
+            return Ok(false);
+        };
+        let fact = model.input_fact(0).map_err(wrong)?;
+        let shape = fact.shape.as_concrete().unwrap_or_default();
+        let input = Tensor::zero_dt(fact.datum_type, shape).map_err(wrong)?;
+        let reads = self.rest.reads.clone();
+        self.rest = Part::new(model, reads).map_err(wrong)?;
+        self.inputs[0] = Arc::new(input);
+        Ok(true)
+    }
+
     /// The input's values, to be written.
     pub(crate) fn input(&mut self, index: usize) -> Result<&mut [f32]> {
+        self.typed_input(index)
+    }
+
+    /// The input's values, to be written.
+    pub(crate) fn input_i8(&mut self, index: usize) -> Result<&mut [i8]> {
         self.typed_input(index)
     }
 
@@ -230,6 +252,28 @@ impl Graph {
 /// What a graph computed from its held inputs.
 #[derive(Default)]
 pub(crate) struct Held(TVec<TValue>);
+
+/// The graph without the conversion of its first input to int8 in units of `params`; `None` if it does not begin so.
+fn without_entry(model: &TypedModel, params: QuantParams) -> TractResult<Option<TypedModel>> {
+    let input = model.inputs[0];
+    let [reader] = model.outlet_successors(input) else { return Ok(None) };
+    let quantises = model.node(reader.node).op_as::<IntegerOp>().and_then(IntegerOp::quantises);
+    if quantises != Some(params) || model.outputs.contains(&input) {
+        return Ok(None);
+    }
+    let mut model = model.clone();
+    let converted = OutletId::new(reader.node, 0);
+    let fact = model.outlet_fact(converted)?.clone();
+    for inlet in model.outlet_successors(converted).to_vec() {
+        model.add_edge(input, inlet)?;
+    }
+    let source = model.node_mut(input.node);
+    source.outputs[0].successors.retain(|inlet| inlet.node != reader.node);
+    source.op = Box::new(TypedSource::new(fact.clone()));
+    model.set_outlet_fact(input, fact)?;
+    model.compact()?;
+    Ok(Some(model))
+}
 
 /// Cuts an optimised graph in two. The first makes every tensor that rests on the `held` inputs alone and that the rest
 /// reads; the second has these as further inputs, in the same order.

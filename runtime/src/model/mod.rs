@@ -5,6 +5,7 @@
 //! normalised memory. Any value that is not finite resets the state and is counted.
 
 mod decoder;
+mod frame;
 mod golden;
 mod graph;
 mod history;
@@ -24,12 +25,14 @@ use girasol_ops::Kernel;
 
 pub use crate::event::Sentence;
 pub use decoder::Prompt;
+pub use frame::FrameInput;
 pub use golden::SelfTest;
 pub use graph::NodeCost;
 pub use profile::{StageCost, median_time};
 
 use self::{
     decoder::{Decoder, Writing},
+    frame::FrameEntry,
     graph::{Graph, Port},
     history::History,
     integer::Integers,
@@ -74,8 +77,8 @@ pub struct Input<'a> {
     pub dt: f32,
     /// Log-mel patch, [`MEL_VALUES`] values.
     pub mel: Option<&'a [f32]>,
-    /// Frame tensors, [`FRAME_VALUES`] values each.
-    pub frames: [Option<&'a [f32]>; FRAMES],
+    /// Frames.
+    pub frames: [Option<FrameInput<'a>>; FRAMES],
     /// Each frame's time in seconds from the snippet's start.
     pub frame_offset: [f32; FRAMES],
 }
@@ -138,6 +141,7 @@ pub struct Model {
     bundle_id: String,
     kernel: Kernel,
     video: Graph,
+    entry: FrameEntry,
     audio: Graph,
     combiner: Graph,
     latent: Graph,
@@ -165,7 +169,7 @@ impl Model {
         let (audible, visible) = (manifest.labels.audible.len(), manifest.labels.visible.len());
         let graphs = &manifest.graphs;
         let (d, m) = (G.dim, G.snippet_tokens);
-        let video = load(
+        let mut video = load(
             bundle,
             kernel,
             "video_encoder",
@@ -173,6 +177,7 @@ impl Model {
             &[Port::f32("frame", [1, 4, G.frame_height, G.frame_width])],
             &[Port::f32("tokens", [1, G.video_tokens, d])],
         )?;
+        let entry = FrameEntry::new(&mut video, kernel)?;
         let audio = load(
             bundle,
             kernel,
@@ -236,6 +241,7 @@ impl Model {
             history: History::new(&manifest),
             manifest,
             video,
+            entry,
             audio,
             combiner,
             latent,
@@ -375,11 +381,11 @@ impl Model {
     /// Encoders: each modality's tokens into the Combiner's inputs; zeros where there is nothing.
     fn encode(&mut self, input: &Input<'_>) -> Result<()> {
         let per_frame = G.video_tokens * G.dim;
-        for (index, frame) in input.frames.iter().enumerate() {
+        for (index, &frame) in input.frames.iter().enumerate() {
             let range = index * per_frame..(index + 1) * per_frame;
             match frame {
-                Some(values) => {
-                    self.video.input(0)?.copy_from_slice(values);
+                Some(frame) => {
+                    self.entry.write(&mut self.video, frame)?;
                     let tokens = self.video.run()?;
                     self.combiner.input(combiner::VIDEO_TOKENS)?[range].copy_from_slice(tokens.get(0)?);
                 }
@@ -556,7 +562,7 @@ mod tests {
             start: MonoTime(index * 960_000_000),
             dt: SNIPPET_SECONDS,
             mel: Some(mel),
-            frames: [Some(frame); FRAMES],
+            frames: [Some(FrameInput::Values(frame)); FRAMES],
             frame_offset: [0.24, 0.72],
         }
     }

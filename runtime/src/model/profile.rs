@@ -76,7 +76,7 @@ impl Model {
                 start: MonoTime::from_secs_f64(seconds),
                 dt: SNIPPET_SECONDS,
                 mel: last.then_some(&mel),
-                frames: [last.then_some(&frame); FRAMES],
+                frames: [last.then_some(FrameInput::Values(&frame)); FRAMES],
                 frame_offset: [0.24, 0.72],
             })?;
         }

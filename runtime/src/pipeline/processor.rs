@@ -11,8 +11,8 @@ use crate::{
         EndReason, Event, EventEngine, EventIdentity, EventSettings, LabelRef, Narrator, Scores, Sense,
         Sentence, SnippetInfo, Why,
     },
-    frontend::{mel::LogMel, video::frame_tensor},
-    model::{FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, Output, Prompt, SelfTest},
+    frontend::mel::LogMel,
+    model::{FRAMES, FrameInput, Input, MEL_VALUES, Model, Output, Prompt, SelfTest},
     source::Frame,
     timeline::Snippet,
 };
@@ -64,7 +64,6 @@ pub struct Report {
 pub struct Processor {
     mel: LogMel,
     patch: Box<[f32; MEL_VALUES]>,
-    frames: [Box<[f32; FRAME_VALUES]>; FRAMES],
     /// The last frame given to the model, for the difference channel.
     previous: Frame,
     has_previous: bool,
@@ -97,7 +96,6 @@ impl Processor {
         Ok(Self {
             mel: LogMel::new(),
             patch: Box::new([0.0; MEL_VALUES]),
-            frames: std::array::from_fn(|_| Box::new([0.0; FRAME_VALUES])),
             previous: Frame::new(),
             has_previous: false,
             makers: (model.manifest().in_view == InView::Rule).then(|| makers(model.manifest())),
@@ -150,15 +148,28 @@ impl Processor {
         look: &mut dyn FnMut(&Manifest, &Output),
     ) -> Result<Report> {
         let started = self.clock.now();
-        self.prepare(snippet);
+        if snippet.audio_present {
+            self.mel.compute(snippet.patch(), &mut self.patch);
+        }
+        let mut before = self.has_previous.then_some(&self.previous);
+        let frames = std::array::from_fn(|k| {
+            let now = snippet.frame(k)?;
+            let before = before.replace(now);
+            Some(FrameInput::Picture { now, before })
+        });
         let input = Input {
             start: snippet.start,
             dt: snippet.dt,
             mel: snippet.audio_present.then_some(&self.patch[..]),
-            frames: std::array::from_fn(|k| snippet.frame_present[k].then_some(&self.frames[k][..])),
+            frames,
             frame_offset: snippet.frame_offset,
         };
-        self.model.step(&input)?;
+        let stepped = self.model.step(&input).map(drop);
+        if let Some(last) = (0..FRAMES).rev().find_map(|k| snippet.frame(k)) {
+            self.previous.copy_from(last);
+            self.has_previous = true;
+        }
+        stepped?;
         // The scores are moved out (and back below) so that the narrator can use the model meanwhile.
         let mut output = self.model.take_output();
         if let Some(makers) = &self.makers {
@@ -225,19 +236,6 @@ impl Processor {
         self.finish(EndReason::Reset, now, sink);
         self.has_previous = false;
         self.model.self_test(bundle)
-    }
-
-    /// Frontends: log-mel patch and frame tensors.
-    fn prepare(&mut self, snippet: &Snippet) {
-        if snippet.audio_present {
-            self.mel.compute(snippet.patch(), &mut self.patch);
-        }
-        for k in 0..FRAMES {
-            let Some(frame) = snippet.frame(k) else { continue };
-            frame_tensor(frame, self.has_previous.then_some(&self.previous), &mut self.frames[k][..]);
-            self.previous.copy_from(frame);
-            self.has_previous = true;
-        }
     }
 
     fn raise(&mut self, snippet: &Snippet, output: &Output, sink: &mut dyn FnMut(Product)) {

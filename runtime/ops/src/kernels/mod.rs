@@ -25,6 +25,12 @@ pub(crate) mod neon_depthwise;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_elementwise;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_filter;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_picture;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_pixels;
+#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_tile;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_wide;

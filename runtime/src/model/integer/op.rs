@@ -150,6 +150,14 @@ impl IntegerOp {
         }
     }
 
+    /// The units of the image that it makes of an f32 tensor, if that is what it does.
+    pub(in crate::model) fn quantises(&self) -> Option<QuantParams> {
+        match &*self.work {
+            Work::Quantise { op, .. } => Some(op.params()),
+            _ => None,
+        }
+    }
+
     fn scratch_len(&self) -> usize {
         match &*self.work {
             Work::Quantise { extent, .. } | Work::Dequantise { extent, .. } => extent.iter().product(),

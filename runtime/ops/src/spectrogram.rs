@@ -1,0 +1,255 @@
+//! Samples to the logarithm of a filter bank over their spectrum: window, Fourier transform, magnitude, filters, ln.
+//!
+//! Several frames are computed side by side, one to a lane: every step is then the same for all lanes, none is idle, and
+//! nothing has to be shuffled but the samples on their way in. The transform of 512 real values is one of 256 complex ones
+//! (even samples real, odd ones imaginary), radix 4 and in place, which are then taken apart. Every lane runs in the same fixed order,
+//! so that the same bits come out on every kernel.
+
+use std::f64::consts::PI;
+
+use crate::{
+    Kernel,
+    error::Error,
+    lanes::{ln, multiply_add, on_each_family},
+};
+
+/// Real values of a transform.
+pub const TRANSFORM: usize = 512;
+/// Bins of a spectrum, the last at half the sampling rate.
+pub const BINS: usize = TRANSFORM / 2 + 1;
+
+/// Frames that are computed side by side: a register's, or two.
+const FRAMES: usize = if cfg!(target_arch = "aarch64") { 4 } else { 8 };
+type Lanes = [f32; FRAMES];
+/// Real and imaginary parts.
+type Complex = [Lanes; 2];
+
+/// Complex values of the transform, 4^4.
+const POINTS: usize = TRANSFORM / 2;
+const DIGITS: u32 = 4;
+
+/// A filter: its weights on the bins from `first` on.
+#[derive(Clone, Debug)]
+pub struct Band {
+    /// The first bin that it weighs.
+    pub first: usize,
+    /// The weights.
+    pub weights: Vec<f32>,
+}
+
+/// Computes spectrograms.
+#[derive(Clone, Debug)]
+pub struct Spectrogram {
+    kernel: Kernel,
+    hop: usize,
+    offset: f32,
+    /// Halved, since taking the transform apart doubles it, and divided by 32768.
+    window: Vec<f32>,
+    bands: Vec<Band>,
+    /// Bins from here on, and those as far from the last, are needed.
+    lowest: usize,
+    /// Where each point's value lies before the transform: its base-4 digits reversed.
+    places: Vec<usize>,
+    /// `e^(-2 pi i k / m)` for `k = j, 2j, 3j`, for each stage's `m` (16, 64, 256) and `j`: cosines, then sines.
+    twiddles: Vec<[[f32; 3]; 2]>,
+    /// Cosine and sine of `2 pi k / 512`.
+    turns: Vec<[f32; 2]>,
+    points: Vec<Complex>,
+    magnitudes: Vec<Lanes>,
+}
+
+impl Spectrogram {
+    /// Frames of `window.len()` samples every `hop`, each filled up with zeros to [`TRANSFORM`]; a result is
+    /// `ln(offset + sum)` of a band.
+    ///
+    /// # Errors
+    /// A window that is empty, odd or longer than the transform; a hop of 0; a band beyond the last bin; an offset that is not
+    /// a normal positive number; another CPU's kernel.
+    pub fn new(kernel: Kernel, window: &[f32], hop: usize, bands: Vec<Band>, offset: f32) -> Result<Self, Error> {
+        if window.is_empty() || window.len() > TRANSFORM || !window.len().is_multiple_of(2) {
+            return Err(Error::Shape { what: "window", found: window.len() });
+        }
+        if hop == 0 {
+            return Err(Error::Shape { what: "hop", found: hop });
+        }
+        if let Some(band) = bands.iter().find(|band| band.first + band.weights.len() > BINS) {
+            return Err(Error::Shape { what: "bins", found: band.first + band.weights.len() });
+        }
+        if !(offset.is_normal() && offset > 0.0) {
+            return Err(Error::Scale { found: offset });
+        }
+        let low = bands.iter().map(|band| band.first).min().unwrap_or(0);
+        let high = bands.iter().map(|band| band.first + band.weights.len()).max().unwrap_or(BINS);
+        Ok(Self {
+            kernel: kernel.check()?,
+            hop,
+            offset,
+            window: window.iter().map(|w| w * (0.5 / 32_768.0)).collect(),
+            lowest: low.min(BINS - high.min(BINS)).min(BINS / 2),
+            bands,
+            places: (0..POINTS).map(reversed).collect(),
+            twiddles: (1..DIGITS).flat_map(stage_twiddles).collect(),
+            turns: (0..=POINTS / 2).map(|k| unit(k, TRANSFORM)).collect(),
+            points: vec![[[0.0; FRAMES]; 2]; POINTS],
+            magnitudes: vec![[0.0; FRAMES]; BINS],
+        })
+    }
+
+    /// The kernel that runs.
+    #[must_use]
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+
+    /// Writes the bands of each frame of `samples`, frame by frame: as many frames as `output` has rows.
+    ///
+    /// # Panics
+    /// Unless `output` has whole rows and `samples` all their frames.
+    pub fn run(&mut self, samples: &[i16], output: &mut [f32]) {
+        let frames = output.len() / self.bands.len().max(1);
+        assert_eq!(frames * self.bands.len(), output.len(), "whole rows");
+        if frames > 0 {
+            assert!(samples.len() >= (frames - 1) * self.hop + self.window.len(), "all frames");
+            let (op, kernel) = (self, self.kernel);
+            on_each_family!(kernel, run, (op: &mut Spectrogram, samples: &[i16], output: &mut [f32]));
+        }
+    }
+}
+
+/// `cos` and `sin` of `2 pi k / m`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "computed in f64, used in f32")]
+fn unit(k: usize, m: usize) -> [f32; 2] {
+    let (sin, cos) = (2.0 * PI * k as f64 / m as f64).sin_cos();
+    [cos as f32, sin as f32]
+}
+
+/// An index of a point with its base-4 digits reversed.
+fn reversed(index: usize) -> usize {
+    (0..DIGITS).fold(0, |sum, digit| sum * 4 + index / 4_usize.pow(digit) % 4)
+}
+
+fn stage_twiddles(stage: u32) -> impl Iterator<Item = [[f32; 3]; 2]> {
+    let quarter = 4_usize.pow(stage);
+    (0..quarter).map(move |j| {
+        let [a, b, c] = [1, 2, 3].map(|factor| unit(factor * j, 4 * quarter));
+        [[a[0], b[0], c[0]], [a[1], b[1], c[1]]]
+    })
+}
+
+#[inline(always)]
+fn run(op: &mut Spectrogram, samples: &[i16], output: &mut [f32]) {
+    let width = op.bands.len();
+    let frames = output.len() / width;
+    for first in (0..frames).step_by(FRAMES) {
+        // Lanes without a frame of their own repeat the last one.
+        let starts: [usize; FRAMES] = std::array::from_fn(|lane| (first + lane).min(frames - 1) * op.hop);
+        load(op, samples, starts);
+        transform(&mut op.points, &op.twiddles);
+        magnitudes(op);
+        let rows = &mut output[first * width..];
+        for (index, band) in op.bands.iter().enumerate() {
+            let mut sum = [0.0; FRAMES];
+            for (&weight, magnitude) in band.weights.iter().zip(&op.magnitudes[band.first..]) {
+                sum = times(weight, *magnitude, sum);
+            }
+            let results = sum.map(|sum| ln(sum + op.offset));
+            for (row, result) in rows.chunks_exact_mut(width).zip(results) {
+                row[index] = result;
+            }
+        }
+    }
+}
+
+/// Samples of each lane's frame, times the window, to where the transform wants them.
+#[inline(always)]
+fn load(op: &mut Spectrogram, samples: &[i16], starts: [usize; FRAMES]) {
+    let length = op.window.len();
+    let frames: [&[[i16; 2]]; FRAMES] = starts.map(|start| samples[start..start + length].as_chunks().0);
+    for (point, window) in op.window.as_chunks::<2>().0.iter().enumerate() {
+        let values = frames.map(|frame| frame[point]);
+        op.points[op.places[point]] =
+            std::array::from_fn(|part| values.map(|value| f32::from(value[part]) * window[part]));
+    }
+    for &place in &op.places[length / 2..] {
+        op.points[place] = [[0.0; FRAMES]; 2];
+    }
+}
+
+#[inline(always)]
+fn transform(points: &mut [Complex], twiddles: &[[[f32; 3]; 2]]) {
+    for group in points.as_chunks_mut::<4>().0 {
+        *group = butterfly(*group);
+    }
+    let mut twiddles = twiddles.iter();
+    for stage in 1..DIGITS {
+        let quarter = 4_usize.pow(stage);
+        for (j, [cos, sin]) in (0..quarter).zip(&mut twiddles) {
+            for group in points.chunks_exact_mut(4 * quarter) {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|i| group[j + i * quarter]);
+                let results = butterfly([
+                    a,
+                    rotate(b, cos[0], sin[0]),
+                    rotate(c, cos[1], sin[1]),
+                    rotate(d, cos[2], sin[2]),
+                ]);
+                for (i, result) in results.into_iter().enumerate() {
+                    group[j + i * quarter] = result;
+                }
+            }
+        }
+    }
+}
+
+/// The transform of four points.
+#[inline(always)]
+fn butterfly([a, b, c, d]: [Complex; 4]) -> [Complex; 4] {
+    let (even, odd) = ([add(a[0], c[0]), add(a[1], c[1])], [sub(a[0], c[0]), sub(a[1], c[1])]);
+    let (sum, difference) = ([add(b[0], d[0]), add(b[1], d[1])], [sub(b[0], d[0]), sub(b[1], d[1])]);
+    [
+        [add(even[0], sum[0]), add(even[1], sum[1])],
+        [add(odd[0], difference[1]), sub(odd[1], difference[0])],
+        [sub(even[0], sum[0]), sub(even[1], sum[1])],
+        [sub(odd[0], difference[1]), add(odd[1], difference[0])],
+    ]
+}
+
+/// Times `cos - i sin`.
+#[inline(always)]
+fn rotate([re, im]: Complex, cos: f32, sin: f32) -> Complex {
+    [times(sin, im, re.map(|re| cos * re)), times(-sin, re, im.map(|im| cos * im))]
+}
+
+/// The magnitudes of the real transform. Of bins `k` and `256 - k`, the even samples' part is the sum of the points `k` and
+/// `256 - k` (the latter conjugated), that of the odd ones their difference, turned.
+#[inline(always)]
+fn magnitudes(op: &mut Spectrogram) {
+    for k in op.lowest..=POINTS / 2 {
+        let [cos, sin] = op.turns[k];
+        let (a, b) = (op.points[k], op.points[(POINTS - k) % POINTS]);
+        let even = [add(a[0], b[0]), sub(a[1], b[1])];
+        let odd = [sub(a[0], b[0]), add(a[1], b[1])];
+        // Times -i, then times cos - i sin.
+        let odd = [times(-sin, odd[0], odd[1].map(|x| cos * x)), times(sin, odd[1], odd[0].map(|x| cos * x))];
+        let absolute = |re: Lanes, im: Lanes| -> Lanes {
+            std::array::from_fn(|lane| multiply_add(re[lane], re[lane], im[lane] * im[lane]).sqrt())
+        };
+        op.magnitudes[k] = absolute(add(even[0], odd[0]), sub(even[1], odd[1]));
+        op.magnitudes[POINTS - k] = absolute(sub(even[0], odd[0]), add(even[1], odd[1]));
+    }
+}
+
+#[inline(always)]
+fn add(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|lane| a[lane] + b[lane])
+}
+
+#[inline(always)]
+fn sub(a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|lane| a[lane] - b[lane])
+}
+
+/// `factor * a + b`.
+#[inline(always)]
+fn times(factor: f32, a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|lane| multiply_add(factor, a[lane], b[lane]))
+}
