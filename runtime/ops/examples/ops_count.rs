@@ -196,7 +196,8 @@ fn pictures(kernel: Kernel) {
     let mut small = vec![0; SIZE.0 * SIZE.1 * 3];
     for (name, planes, colours) in formats {
         let component = |&(index, offset, step, width): &_| Component { index, offset, step, width };
-        let parts: Vec<Vec<_>> = planes.iter().map(|(_, parts)| parts.iter().map(component).collect()).collect();
+        let parts: Vec<Vec<_>> =
+            planes.iter().map(|(_, parts)| parts.iter().map(component).collect()).collect();
         let specs: Vec<_> = planes
             .iter()
             .zip(&parts)
@@ -206,7 +207,8 @@ fn pictures(kernel: Kernel) {
             .iter()
             .map(|spec| (0..spec.height * spec.row_bytes()).map(|i| (i % 251).to_le_bytes()[0]).collect())
             .collect();
-        let given: Vec<_> = data.iter().zip(&specs).map(|(data, spec)| (&data[..], spec.row_bytes())).collect();
+        let given: Vec<_> =
+            data.iter().zip(&specs).map(|(data, spec)| (&data[..], spec.row_bytes())).collect();
         let mut picture = Picture::new(kernel, &specs, SIZE.0, SIZE.1).unwrap();
         let bytes = data.iter().map(Vec::len).sum();
         measure("frontend", &format!("picture-{name}"), bytes, 1, || {

@@ -258,7 +258,10 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 }
 
 impl Span {
-    #[allow(clippy::cast_possible_truncation, reason = "weights are at most the result's side, which fits a byte")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "weights are at most the result's side, which fits a byte"
+    )]
     pub(crate) fn rows(&self) -> RowSpan {
         let [first, inner, last, _] = self.weights.map(|weight| weight as u8);
         RowSpan { len: self.len, first, inner, last }
@@ -428,7 +431,8 @@ fn average_columns<T: Sum>(columns: &Columns<'_, T>, results: &mut [[u8; STRIP]]
             add(last, &touched[(span.len - 1) * columns.step]);
         }
         let area = columns.area;
-        *result = if area.small == 0 { sums.map(|x| area.round(x)) } else { sums.map(|x| area.round_small(x)) };
+        *result =
+            if area.small == 0 { sums.map(|x| area.round(x)) } else { sums.map(|x| area.round_small(x)) };
     }
 }
 
@@ -465,7 +469,8 @@ mod tests {
 
     #[test]
     fn the_divider_is_exact_at_the_borders() {
-        let divisors = [1, 2, 3, 7, 25, Divider::SMALL, Divider::SMALL + 1, 97 * 131, MAX_PIXELS - 1, MAX_PIXELS];
+        let divisors =
+            [1, 2, 3, 7, 25, Divider::SMALL, Divider::SMALL + 1, 97 * 131, MAX_PIXELS - 1, MAX_PIXELS];
         for d in divisors.into_iter().chain(if cfg!(miri) { 20..30 } else { 2..Divider::SMALL }) {
             let divider = Divider::new(d);
             for q in 0..=255 {

@@ -141,7 +141,6 @@ pub(crate) fn add_rows<T: Sum>(data: &[u8], stride: usize, span: RowSpan, sums: 
 #[inline(always)]
 pub(crate) fn each<T: Sum>(data: &[u8], stride: usize, span: RowSpan, sums: &mut [T]) {
     for (column, sum) in sums.iter_mut().enumerate() {
-        *sum = (0..span.len)
-            .fold(T::ZERO, |sum, row| sum.add(span.weight(row), data[row * stride + column]));
+        *sum = (0..span.len).fold(T::ZERO, |sum, row| sum.add(span.weight(row), data[row * stride + column]));
     }
 }

@@ -422,7 +422,8 @@ pub fn rgb(colours: Colours, [a, b, c]: [u8; 3]) -> [u8; 3] {
             [y + 409 * e, y - 100 * d - 208 * e, y + 516 * d].map(|x| byte(x >> 8))
         }
         Colours::Full => {
-            [y + ((359 * e + 128) >> 8), y - ((88 * d + 183 * e + 128) >> 8), y + ((454 * d + 128) >> 8)].map(byte)
+            [y + ((359 * e + 128) >> 8), y - ((88 * d + 183 * e + 128) >> 8), y + ((454 * d + 128) >> 8)]
+                .map(byte)
         }
     }
 }
@@ -448,14 +449,8 @@ pub fn luma(rgb: [u8; 3]) -> u8 {
 #[must_use]
 #[inline(always)]
 pub fn pixel(now: [u8; 3], before: [u8; 3]) -> [i8; 4] {
-    let [r, g, b] = now.map(|value| saturate(i16::from(value) - 127));
-    [r, g, b, saturate(i16::from(luma(now)) - i16::from(luma(before)))]
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "clamped")]
-#[inline(always)]
-fn saturate(x: i16) -> i8 {
-    x.clamp(i8::MIN.into(), i8::MAX.into()) as i8
+    let [r, g, b] = now.map(|value| saturate(i32::from(value) - 127));
+    [r, g, b, saturate(i32::from(luma(now)) - i32::from(luma(before)))]
 }
 
 /// Reference of [`crate::picture::Picture`], for one component of `input` width times height: each result is the average of

@@ -65,7 +65,13 @@ impl Spectrogram {
     /// # Errors
     /// A window that is empty, odd or longer than the transform; a hop of 0; a band beyond the last bin; an offset that is not
     /// a normal positive number; another CPU's kernel.
-    pub fn new(kernel: Kernel, window: &[f32], hop: usize, bands: Vec<Band>, offset: f32) -> Result<Self, Error> {
+    pub fn new(
+        kernel: Kernel,
+        window: &[f32],
+        hop: usize,
+        bands: Vec<Band>,
+        offset: f32,
+    ) -> Result<Self, Error> {
         if window.is_empty() || window.len() > TRANSFORM || !window.len().is_multiple_of(2) {
             return Err(Error::Shape { what: "window", found: window.len() });
         }
@@ -110,14 +116,18 @@ impl Spectrogram {
         assert_eq!(frames * self.bands.len(), output.len(), "whole rows");
         if frames > 0 {
             assert!(samples.len() >= (frames - 1) * self.hop + self.window.len(), "all frames");
-            let (op, kernel) = (self, self.kernel);
+            let (kernel, op) = (self.kernel, self);
             on_each_family!(kernel, run, (op: &mut Spectrogram, samples: &[i16], output: &mut [f32]));
         }
     }
 }
 
 /// `cos` and `sin` of `2 pi k / m`.
-#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "computed in f64, used in f32")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "computed in f64, used in f32"
+)]
 fn unit(k: usize, m: usize) -> [f32; 2] {
     let (sin, cos) = (2.0 * PI * k as f64 / m as f64).sin_cos();
     [cos as f32, sin as f32]

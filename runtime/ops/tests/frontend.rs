@@ -51,30 +51,36 @@ fn planes() -> impl Strategy<Value = Vec<Plane>> {
     // Beside any size: those with few and with many columns and rows for a pixel of the result.
     let width = prop_oneof![1..420usize, Just(640), 1_500..1_600usize];
     let height = prop_oneof![1..160usize, Just(240), 260..400usize];
-    (0..FORMATS.len(), width, height, 0..7usize, any::<u32>()).prop_map(|(format, width, height, padding, seed)| {
-        let mut state = seed;
-        let mut noise = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // White and black make the extremes of sums and colours.
-            [state.to_be_bytes()[0], state.to_be_bytes()[0], 255, 0][(state >> 8) as usize % 4]
-        };
-        let plane = |(index, parts): (usize, &&[(usize, usize, usize, usize)])| {
-            let high = if index == 0 { height } else { height.div_ceil(2) };
-            let component =
-                |&(index, offset, step, part)| Component { index, offset, step, width: width.div_ceil(part) };
-            let mut plane = Plane {
-                size: [width, high],
-                padding,
-                components: parts.iter().map(component).collect(),
-                data: Vec::new(),
+    (0..FORMATS.len(), width, height, 0..7usize, any::<u32>()).prop_map(
+        |(format, width, height, padding, seed)| {
+            let mut state = seed;
+            let mut noise = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // White and black make the extremes of sums and colours.
+                [state.to_be_bytes()[0], state.to_be_bytes()[0], 255, 0][(state >> 8) as usize % 4]
             };
-            // The last row is not padded.
-            let len = plane.stride() * (high - 1) + plane.spec().row_bytes();
-            plane.data = (0..len).map(|_| noise()).collect();
-            plane
-        };
-        FORMATS[format].iter().enumerate().map(plane).collect()
-    })
+            let plane = |(index, parts): (usize, &&[(usize, usize, usize, usize)])| {
+                let high = if index == 0 { height } else { height.div_ceil(2) };
+                let component = |&(index, offset, step, part)| Component {
+                    index,
+                    offset,
+                    step,
+                    width: width.div_ceil(part),
+                };
+                let mut plane = Plane {
+                    size: [width, high],
+                    padding,
+                    components: parts.iter().map(component).collect(),
+                    data: Vec::new(),
+                };
+                // The last row is not padded.
+                let len = plane.stride() * (high - 1) + plane.spec().row_bytes();
+                plane.data = (0..len).map(|_| noise()).collect();
+                plane
+            };
+            FORMATS[format].iter().enumerate().map(plane).collect()
+        },
+    )
 }
 
 fn shrunk(planes: &[Plane], [width, height]: [usize; 2], colours: Colours) -> Vec<u8> {
@@ -119,7 +125,16 @@ proptest! {
 /// At every border between ways to add up and to divide.
 #[test]
 fn white_stays_white_and_black_black() {
-    let sizes = [[1, 1], [8, 8 * 257], [8, 8 * 257 + 8], [9, 257], [2898 * 8, 8], [2899 * 8, 8], [64, 5000], [40_000, 3]];
+    let sizes = [
+        [1, 1],
+        [8, 8 * 257],
+        [8, 8 * 257 + 8],
+        [9, 257],
+        [2898 * 8, 8],
+        [2899 * 8, 8],
+        [64, 5000],
+        [40_000, 3],
+    ];
     for size in sizes {
         for value in [0, 255] {
             let component = Component { index: 0, offset: 0, step: 1, width: size[0] };
@@ -167,8 +182,13 @@ fn what_does_not_fit_is_refused() {
     assert!(!new(good, 10, [8, 8]));
     assert!(new(good, 0, [8, 8]) && new(Component { width: 0, ..good }, 10, [8, 8]));
     assert!(new(good, 10, [0, 8]) && new(good, 10, [12, 8]) && new(good, 10, [8, 256]));
-    assert!(new(Component { index: 3, ..good }, 10, [8, 8]) && new(Component { step: 0, ..good }, 10, [8, 8]));
-    assert!(new(Component { width: 4097, ..good }, 4096, [8, 8]) && new(Component { width: usize::MAX, ..good }, 1, [8, 8]));
+    assert!(
+        new(Component { index: 3, ..good }, 10, [8, 8]) && new(Component { step: 0, ..good }, 10, [8, 8])
+    );
+    assert!(
+        new(Component { width: 4097, ..good }, 4096, [8, 8])
+            && new(Component { width: usize::MAX, ..good }, 1, [8, 8])
+    );
     let bands = |first| vec![Band { first, weights: vec![1.0; 2] }];
     let spectrogram = |window: usize, hop, first, offset| {
         Spectrogram::new(Kernel::Scalar, &vec![1.0; window], hop, bands(first), offset).is_err()
@@ -245,12 +265,14 @@ fn spectrogram_cases() -> impl Strategy<Value = SpectrogramCase> {
         vec(0.0..1.0f32, len.min(BINS - first)).prop_map(move |weights| Band { first, weights })
     });
     let sample = prop_oneof![4 => any::<i16>(), 1 => Just(i16::MIN), 1 => Just(0i16)];
-    (1..=TRANSFORM / 2, 1..200usize, vec(band, 1..6), 1..11usize).prop_flat_map(move |(half, hop, bands, frames)| {
-        let len = (frames - 1) * hop + 2 * half;
-        (vec(0.0..1.0f32, 2 * half), vec(sample.clone(), len)).prop_map(move |(window, samples)| {
-            SpectrogramCase { window, hop, bands: bands.clone(), samples, frames }
-        })
-    })
+    (1..=TRANSFORM / 2, 1..200usize, vec(band, 1..6), 1..11usize).prop_flat_map(
+        move |(half, hop, bands, frames)| {
+            let len = (frames - 1) * hop + 2 * half;
+            (vec(0.0..1.0f32, 2 * half), vec(sample.clone(), len)).prop_map(move |(window, samples)| {
+                SpectrogramCase { window, hop, bands: bands.clone(), samples, frames }
+            })
+        },
+    )
 }
 
 const OFFSET: f32 = 0.001;
@@ -258,11 +280,8 @@ const OFFSET: f32 = 0.001;
 /// Each band's sum of magnitudes, by the definition in f64, and by how much f32 may miss it.
 fn exact_bands(case: &SpectrogramCase, frame: usize) -> Vec<(f64, f64)> {
     let samples = &case.samples[frame * case.hop..];
-    let values: Vec<f64> = samples
-        .iter()
-        .zip(&case.window)
-        .map(|(&s, &w)| f64::from(s) / 32_768.0 * f64::from(w))
-        .collect();
+    let values: Vec<f64> =
+        samples.iter().zip(&case.window).map(|(&s, &w)| f64::from(s) / 32_768.0 * f64::from(w)).collect();
     let loudness: f64 = values.iter().map(|x| x.abs()).sum();
     let magnitude = |bin: usize| {
         let angle = |n: usize| 2.0 * std::f64::consts::PI * (n * bin % TRANSFORM) as f64 / TRANSFORM as f64;
@@ -310,7 +329,8 @@ proptest! {
 fn a_tone_is_where_it_belongs() {
     let step = 2.0 * std::f64::consts::PI * 32.0 / TRANSFORM as f64;
     #[allow(clippy::cast_possible_truncation, reason = "16 bits")]
-    let samples: Vec<i16> = (0..TRANSFORM).map(|n| ((step * n as f64).sin() * 32_767.0).round() as i16).collect();
+    let samples: Vec<i16> =
+        (0..TRANSFORM).map(|n| ((step * n as f64).sin() * 32_767.0).round() as i16).collect();
     let bands: Vec<Band> = (0..BINS).map(|first| Band { first, weights: vec![1.0] }).collect();
     for kernel in Kernel::available() {
         let mut op = Spectrogram::new(kernel, &[1.0; TRANSFORM], 1, bands.clone(), OFFSET).unwrap();

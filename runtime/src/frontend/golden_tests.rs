@@ -82,7 +82,8 @@ fn the_tensor_equals_the_reference_bit_by_bit() {
 fn the_int8_tensor_is_what_the_encoder_makes_of_the_reference() {
     let pictures = pictures();
     let frames = [3, 0, 1].map(|index: usize| small(&pictures[index]));
-    for (now, before) in [(&frames[0], None), (&frames[0], Some(&frames[1])), (&frames[1], Some(&frames[2]))] {
+    for (now, before) in [(&frames[0], None), (&frames[0], Some(&frames[1])), (&frames[1], Some(&frames[2]))]
+    {
         let (mut tensor, mut planes) = (vec![0.0; TENSOR_VALUES], vec![0; TENSOR_VALUES]);
         frame_tensor(now, before, &mut tensor);
         let params = QuantParams { scale: 1.0 / 128.0, zero_point: 0 };

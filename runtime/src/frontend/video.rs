@@ -93,7 +93,12 @@ impl Resizer {
         Self::with_output(format, width, height, [FRAME_HEIGHT, FRAME_WIDTH])
     }
 
-    fn with_output(format: PixelFormat, width: usize, height: usize, out: [usize; 2]) -> Result<Self, SourceError> {
+    fn with_output(
+        format: PixelFormat,
+        width: usize,
+        height: usize,
+        out: [usize; 2],
+    ) -> Result<Self, SourceError> {
         if width == 0 || height == 0 || width.saturating_mul(height) > MAX_PIXELS {
             let message = format!("a picture of {width} × {height} pixels");
             return Err(SourceError::new(SourceErrorKind::Unsupported, message)

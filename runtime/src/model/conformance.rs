@@ -71,7 +71,10 @@ fn stream(model: &mut Model, count: u32) -> Vec<Vec<f32>> {
             start: MonoTime(i64::from(index + late) * 960_000_000),
             dt: if index == 6 { 2.88 } else { SNIPPET_SECONDS },
             mel: (index % 7 != 3).then_some(&mel[..]),
-            frames: [Some(FrameInput::Values(&frame)), (index % 5 != 2).then_some(FrameInput::Values(&frame))],
+            frames: [
+                Some(FrameInput::Values(&frame)),
+                (index % 5 != 2).then_some(FrameInput::Values(&frame)),
+            ],
             frame_offset: [0.24, 0.72],
         };
         let out = model.step(&input).unwrap();

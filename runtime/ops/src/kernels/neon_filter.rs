@@ -45,11 +45,7 @@ pub(crate) unsafe fn one(filter: &[f32], windows: [&[f32]; GROUP], results: &mut
 /// # Safety
 /// All slices must have the same length, a multiple of [`STEP`].
 #[target_feature(enable = "neon")]
-pub(crate) unsafe fn each(
-    filters: [&[f32]; GROUP],
-    windows: [&[f32]; GROUP],
-    results: &mut [f32; GROUP],
-) {
+pub(crate) unsafe fn each(filters: [&[f32]; GROUP], windows: [&[f32]; GROUP], results: &mut [f32; GROUP]) {
     let (mut coefficients, mut samples) = (filters.map(<[f32]>::as_ptr), windows.map(<[f32]>::as_ptr));
     let mut sums = [[vdupq_n_f32(0.0); 2]; GROUP];
     for _ in 0..filters[0].len() / STEP {
@@ -70,9 +66,8 @@ pub(crate) unsafe fn each(
 #[target_feature(enable = "neon")]
 fn total(sums: [[float32x4_t; 2]; GROUP], results: &mut [f32; GROUP]) {
     let [a, b, c, d] = sums.map(|[low, high]| vreinterpretq_f64_f32(vaddq_f32(low, high)));
-    let pair = |a, b| {
-        vaddq_f32(vreinterpretq_f32_f64(vzip1q_f64(a, b)), vreinterpretq_f32_f64(vzip2q_f64(a, b)))
-    };
+    let pair =
+        |a, b| vaddq_f32(vreinterpretq_f32_f64(vzip1q_f64(a, b)), vreinterpretq_f32_f64(vzip2q_f64(a, b)));
     // SAFETY: the reference covers the 16 bytes written.
     unsafe { vst1q_f32(results.as_mut_ptr(), vpaddq_f32(pair(a, b), pair(c, d))) };
 }

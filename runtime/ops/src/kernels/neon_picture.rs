@@ -2,7 +2,14 @@
 
 use std::{
     arch::aarch64::{
-        int16x8_t, int32x4_t, uint16x4_t, uint16x8_t, uint16x8x4_t, uint32x4_t, uint8x16_t, uint8x8_t, uint8x8x3_t, vaddq_s16, vcombine_s16, vcombine_u16, vcombine_u8, vdup_n_u8, vdupq_n_u32, vdupq_n_u8, vget_high_s16, vget_high_u8, vget_low_s16, vget_low_u16, vget_low_u8, vld1_u16, vld1q_u16, vld1q_u8, vld1q_u8_x4, vmlal_high_lane_u16, vmlal_high_u8, vmlal_lane_u16, vmlal_n_s16, vmlal_u8, vmlsl_n_s16, vmovn_u16, vmull_high_u8, vmull_n_s16, vmull_u8, vqdmulhq_n_s32, vqmovn_u16, vqmovun_s16, vqrshrun_n_s32, vreinterpretq_s16_u16, vreinterpretq_s32_u32, vreinterpretq_u16_s32, vrshrn_n_s32, vst1_u8, vst1q_u16, vst1q_u16_x4, vst3_u8, vsubl_u8, vsubq_s16, vuzp1q_u16, vzip1q_u16, vzip1q_u8, vzip2q_u16, vzip2q_u8,
+        int16x8_t, int32x4_t, uint8x8_t, uint8x8x3_t, uint8x16_t, uint16x4_t, uint16x8_t, uint16x8x4_t,
+        uint32x4_t, vaddq_s16, vcombine_s16, vcombine_u8, vcombine_u16, vdup_n_u8, vdupq_n_u8, vdupq_n_u32,
+        vget_high_s16, vget_high_u8, vget_low_s16, vget_low_u8, vget_low_u16, vld1_u16, vld1q_u8,
+        vld1q_u8_x4, vld1q_u16, vmlal_high_lane_u16, vmlal_high_u8, vmlal_lane_u16, vmlal_n_s16, vmlal_u8,
+        vmlsl_n_s16, vmovn_u16, vmull_high_u8, vmull_n_s16, vmull_u8, vqdmulhq_n_s32, vqmovn_u16,
+        vqmovun_s16, vqrshrun_n_s32, vreinterpretq_s16_u16, vreinterpretq_s32_u32, vreinterpretq_u16_s32,
+        vrshrn_n_s32, vst1_u8, vst1q_u16, vst1q_u16_x4, vst3_u8, vsubl_u8, vsubq_s16, vuzp1q_u16, vzip1q_u8,
+        vzip1q_u16, vzip2q_u8, vzip2q_u16,
     },
     array::from_fn,
 };
@@ -172,7 +179,8 @@ pub(crate) fn finish(components: [&[[u8; STRIP]]; 3], colours: Colours, rgb: &mu
             };
             *pixels = convert(components.map(load), colours);
         }
-        let [red, green, blue] = from_fn(|c| turn_back([blocks[0][c], blocks[1][c], blocks[2][c], blocks[3][c]]));
+        let [red, green, blue] =
+            from_fn(|c| turn_back([blocks[0][c], blocks[1][c], blocks[2][c], blocks[3][c]]));
         for pair in 0..4 {
             for half in 0..2 {
                 let of = |channel: [uint8x16_t; 4]| match half {

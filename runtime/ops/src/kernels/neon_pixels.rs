@@ -1,9 +1,9 @@
 //! Pixels to the encoder's tensor on NEON, for all aarch64 families, sixteen at a time: LD3 and ST4 do the interleaving.
 
 use std::arch::aarch64::{
-    int8x16_t, int8x16x4_t, uint8x16_t, uint8x16x3_t, uint16x8_t, vcombine_s8, vcombine_u8, vdup_n_u8, vdupq_n_u8,
-    vget_high_u8, vget_low_u8, vld3q_u8, vminq_u8, vmlal_u8, vmull_u8, vqmovn_s16, vreinterpretq_s8_u8,
-    vreinterpretq_s16_u16, vrshrn_n_u16, vst4q_s8, vsubl_u8, vsubq_u8,
+    int8x16_t, int8x16x4_t, uint8x16_t, uint8x16x3_t, uint16x8_t, vcombine_s8, vcombine_u8, vdup_n_u8,
+    vdupq_n_u8, vget_high_u8, vget_low_u8, vld3q_u8, vminq_u8, vmlal_u8, vmull_u8, vqmovn_s16,
+    vreinterpretq_s8_u8, vreinterpretq_s16_u16, vrshrn_n_u16, vst4q_s8, vsubl_u8, vsubq_u8,
 };
 
 use crate::pixels::{self, CHANNELS};
