@@ -27,6 +27,10 @@ type Complex = [Lanes; 2];
 /// Complex values of the transform, 4^4.
 const POINTS: usize = TRANSFORM / 2;
 const DIGITS: u32 = 4;
+/// Cosines and sines of three points' turns.
+type Twiddles = [[f32; 4]; 2];
+/// Of all stages but the first: 4 + 16 + 64.
+const TWIDDLES: usize = 84;
 
 /// A filter: its weights on the bins from `first` on.
 #[derive(Clone, Debug)]
@@ -50,12 +54,12 @@ pub struct Spectrogram {
     lowest: usize,
     /// Where each point's value lies before the transform: its base-4 digits reversed.
     places: Vec<usize>,
-    /// `e^(-2 pi i k / m)` for `k = j, 2j, 3j`, for each stage's `m` (16, 64, 256) and `j`: cosines, then sines.
-    twiddles: Vec<[[f32; 3]; 2]>,
+    /// Of `2 pi k / m` for `k = j, 2j, 3j`, for each stage's `m` (16, 64, 256) and `j`.
+    twiddles: Box<[Twiddles; TWIDDLES]>,
     /// Cosine and sine of `2 pi k / 512`.
     turns: Vec<[f32; 2]>,
-    points: Vec<Complex>,
-    magnitudes: Vec<Lanes>,
+    points: Box<[Complex; POINTS]>,
+    magnitudes: Box<[Lanes; BINS]>,
 }
 
 impl Spectrogram {
@@ -94,10 +98,10 @@ impl Spectrogram {
             lowest: low.min(BINS - high.min(BINS)).min(BINS / 2),
             bands,
             places: (0..POINTS).map(reversed).collect(),
-            twiddles: (1..DIGITS).flat_map(stage_twiddles).collect(),
+            twiddles: Box::new(twiddles()),
             turns: (0..=POINTS / 2).map(|k| unit(k, TRANSFORM)).collect(),
-            points: vec![[[0.0; FRAMES]; 2]; POINTS],
-            magnitudes: vec![[0.0; FRAMES]; BINS],
+            points: Box::new([[[0.0; FRAMES]; 2]; POINTS]),
+            magnitudes: Box::new([[0.0; FRAMES]; BINS]),
         })
     }
 
@@ -138,12 +142,16 @@ fn reversed(index: usize) -> usize {
     (0..DIGITS).fold(0, |sum, digit| sum * 4 + index / 4_usize.pow(digit) % 4)
 }
 
-fn stage_twiddles(stage: u32) -> impl Iterator<Item = [[f32; 3]; 2]> {
-    let quarter = 4_usize.pow(stage);
-    (0..quarter).map(move |j| {
-        let [a, b, c] = [1, 2, 3].map(|factor| unit(factor * j, 4 * quarter));
-        [[a[0], b[0], c[0]], [a[1], b[1], c[1]]]
-    })
+fn twiddles() -> [Twiddles; TWIDDLES] {
+    let stages =
+        (1..DIGITS).flat_map(|stage| (0..4_usize.pow(stage)).map(move |j| (j, 4_usize.pow(stage + 1))));
+    let mut all = [[[0.0; 4]; 2]; TWIDDLES];
+    for ([cosines, sines], (j, m)) in all.iter_mut().zip(stages) {
+        for (factor, (cos, sin)) in (1..4).zip(cosines.iter_mut().zip(sines)) {
+            [*cos, *sin] = unit(factor * j, m);
+        }
+    }
+    all
 }
 
 #[inline(always)]
@@ -170,41 +178,80 @@ fn run(op: &mut Spectrogram, samples: &[i16], output: &mut [f32]) {
     }
 }
 
-/// Samples of each lane's frame, times the window, to where the transform wants them.
+/// Samples of each lane's frame, times the window, to where the transform wants them, and the transform's first stage: that
+/// of the points `n`, `n + 64`, `n + 128` and `n + 192`.
 #[inline(always)]
 fn load(op: &mut Spectrogram, samples: &[i16], starts: [usize; FRAMES]) {
+    const QUARTER: usize = POINTS / 4;
     let length = op.window.len();
-    let frames: [&[[i16; 2]]; FRAMES] = starts.map(|start| samples[start..start + length].as_chunks().0);
-    for (point, window) in op.window.as_chunks::<2>().0.iter().enumerate() {
-        let values = frames.map(|frame| frame[point]);
-        op.points[op.places[point]] =
-            std::array::from_fn(|part| values.map(|value| f32::from(value[part]) * window[part]));
-    }
-    for &place in &op.places[length / 2..] {
-        op.points[place] = [[0.0; FRAMES]; 2];
+    let frames = starts.map(|start| &samples[start..start + length]);
+    // Two points at a time.
+    for first in (0..QUARTER).step_by(2) {
+        let mut columns = [[[[0.0; FRAMES]; 2]; 4]; 2];
+        for quarter in 0..4 {
+            let at = 2 * (first + quarter * QUARTER);
+            let Some(window) = op.window[at.min(length)..].first_chunk::<4>() else {
+                rest(&op.window, &frames, at, quarter, &mut columns);
+                continue;
+            };
+            let values = turn(frames.map(|frame| frame[at..].first_chunk().copied().unwrap_or_default()));
+            for (i, (values, window)) in values.into_iter().zip(window).enumerate() {
+                columns[i / 2][quarter][i % 2] = values.map(|value| value * window);
+            }
+        }
+        for (point, column) in (first..).zip(columns) {
+            let group = &mut op.points[op.places[point]..][..4];
+            group.copy_from_slice(&butterfly(column));
+        }
     }
 }
 
-#[inline(always)]
-fn transform(points: &mut [Complex], twiddles: &[[[f32; 3]; 2]]) {
-    for group in points.as_chunks_mut::<4>().0 {
-        *group = butterfly(*group);
+/// The last point of a window, where it ends between two.
+#[inline(never)]
+fn rest(
+    window: &[f32],
+    frames: &[&[i16]; FRAMES],
+    at: usize,
+    quarter: usize,
+    columns: &mut [[Complex; 4]; 2],
+) {
+    for (part, &window) in window[at.min(window.len())..].iter().enumerate() {
+        columns[0][quarter][part] = frames.map(|frame| f32::from(frame[at + part]) * window);
     }
-    let mut twiddles = twiddles.iter();
-    for stage in 1..DIGITS {
-        let quarter = 4_usize.pow(stage);
-        for (j, [cos, sin]) in (0..quarter).zip(&mut twiddles) {
-            for group in points.chunks_exact_mut(4 * quarter) {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|i| group[j + i * quarter]);
-                let results = butterfly([
-                    a,
-                    rotate(b, cos[0], sin[0]),
-                    rotate(c, cos[1], sin[1]),
-                    rotate(d, cos[2], sin[2]),
-                ]);
-                for (i, result) in results.into_iter().enumerate() {
-                    group[j + i * quarter] = result;
-                }
+}
+
+/// Four samples of each frame, as many frames of each sample.
+#[cfg(not(target_arch = "aarch64"))]
+#[inline(always)]
+fn turn(frames: [[i16; 4]; FRAMES]) -> [Lanes; 4] {
+    std::array::from_fn(|sample| frames.map(|frame| f32::from(frame[sample])))
+}
+
+#[cfg(target_arch = "aarch64")]
+use crate::kernels::neon_spectrogram::turn;
+
+/// All stages but the first.
+#[inline(always)]
+fn transform(points: &mut [Complex; POINTS], twiddles: &[Twiddles; TWIDDLES]) {
+    stage::<4, 16>(points, &twiddles[..4]);
+    stage::<16, 64>(points, &twiddles[4..20]);
+    stage::<64, 256>(points, &twiddles[20..]);
+}
+
+/// Groups of `M` points, four times `QUARTER`.
+#[inline(always)]
+fn stage<const QUARTER: usize, const M: usize>(points: &mut [Complex; POINTS], twiddles: &[Twiddles]) {
+    for (j, &[cos, sin]) in (0..QUARTER).zip(twiddles) {
+        for group in points.as_chunks_mut::<M>().0 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|i| group[j + i * QUARTER]);
+            let results = butterfly([
+                a,
+                rotate(b, cos[0], sin[0]),
+                rotate(c, cos[1], sin[1]),
+                rotate(d, cos[2], sin[2]),
+            ]);
+            for (i, result) in results.into_iter().enumerate() {
+                group[j + i * QUARTER] = result;
             }
         }
     }
@@ -226,7 +273,7 @@ fn butterfly([a, b, c, d]: [Complex; 4]) -> [Complex; 4] {
 /// Times `cos - i sin`.
 #[inline(always)]
 fn rotate([re, im]: Complex, cos: f32, sin: f32) -> Complex {
-    [times(sin, im, re.map(|re| cos * re)), times(-sin, re, im.map(|im| cos * im))]
+    [times(sin, im, scaled(cos, re)), less_times(sin, re, scaled(cos, im))]
 }
 
 /// The magnitudes of the real transform. Of bins `k` and `256 - k`, the even samples' part is the sum of the points `k` and
@@ -235,11 +282,11 @@ fn rotate([re, im]: Complex, cos: f32, sin: f32) -> Complex {
 fn magnitudes(op: &mut Spectrogram) {
     for k in op.lowest..=POINTS / 2 {
         let [cos, sin] = op.turns[k];
-        let (a, b) = (op.points[k], op.points[(POINTS - k) % POINTS]);
+        let (a, b) = (op.points[k % POINTS], op.points[(POINTS - k) % POINTS]);
         let even = [add(a[0], b[0]), sub(a[1], b[1])];
         let odd = [sub(a[0], b[0]), add(a[1], b[1])];
         // Times -i, then times cos - i sin.
-        let odd = [times(-sin, odd[0], odd[1].map(|x| cos * x)), times(sin, odd[1], odd[0].map(|x| cos * x))];
+        let odd = [less_times(sin, odd[0], scaled(cos, odd[1])), times(sin, odd[1], scaled(cos, odd[0]))];
         let absolute = |re: Lanes, im: Lanes| -> Lanes {
             std::array::from_fn(|lane| multiply_add(re[lane], re[lane], im[lane] * im[lane]).sqrt())
         };
@@ -256,6 +303,17 @@ fn add(a: Lanes, b: Lanes) -> Lanes {
 #[inline(always)]
 fn sub(a: Lanes, b: Lanes) -> Lanes {
     std::array::from_fn(|lane| a[lane] - b[lane])
+}
+
+#[inline(always)]
+fn scaled(factor: f32, a: Lanes) -> Lanes {
+    a.map(|a| factor * a)
+}
+
+/// `b - factor * a`.
+#[inline(always)]
+fn less_times(factor: f32, a: Lanes, b: Lanes) -> Lanes {
+    std::array::from_fn(|lane| multiply_add(-a[lane], factor, b[lane]))
 }
 
 /// `factor * a + b`.

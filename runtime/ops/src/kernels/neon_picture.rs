@@ -1,15 +1,18 @@
 //! Pictures on NEON, for all aarch64 families: narrow sums of rows, their turning, columns, and colours.
 
 use std::{
-    arch::aarch64::{
-        int16x8_t, int32x4_t, uint8x8_t, uint8x8x3_t, uint8x16_t, uint16x4_t, uint16x8_t, uint16x8x4_t,
-        uint32x4_t, vaddq_s16, vcombine_s16, vcombine_u8, vcombine_u16, vdup_n_u8, vdupq_n_u8, vdupq_n_u32,
-        vget_high_s16, vget_high_u8, vget_low_s16, vget_low_u8, vget_low_u16, vld1_u16, vld1q_u8,
-        vld1q_u8_x4, vld1q_u16, vmlal_high_lane_u16, vmlal_high_u8, vmlal_lane_u16, vmlal_n_s16, vmlal_u8,
-        vmlsl_n_s16, vmovn_u16, vmull_high_u8, vmull_n_s16, vmull_u8, vqdmulhq_n_s32, vqmovn_u16,
-        vqmovun_s16, vqrshrun_n_s32, vreinterpretq_s16_u16, vreinterpretq_s32_u32, vreinterpretq_u16_s32,
-        vrshrn_n_s32, vst1_u8, vst1q_u16, vst1q_u16_x4, vst3_u8, vsubl_u8, vsubq_s16, vuzp1q_u16, vzip1q_u8,
-        vzip1q_u16, vzip2q_u8, vzip2q_u16,
+    arch::{
+        aarch64::{
+            int16x8_t, int32x4_t, uint8x8_t, uint8x8x3_t, uint8x16_t, uint16x4_t, uint16x8_t, uint16x8x4_t,
+            uint32x4_t, vaddq_s16, vcombine_s16, vcombine_u8, vcombine_u16, vdup_n_u8, vdupq_n_u8,
+            vdupq_n_u32, vget_high_s16, vget_high_u8, vget_low_s16, vget_low_u8, vget_low_u16, vld1_u16,
+            vld1q_u8, vld1q_u8_x4, vld1q_u16, vmlal_high_lane_u16, vmlal_high_u8, vmlal_lane_u16,
+            vmlal_n_s16, vmlal_u8, vmlsl_n_s16, vmovn_u16, vmull_high_u8, vmull_n_s16, vmull_u8,
+            vqdmulhq_n_s32, vqmovn_u16, vqmovun_s16, vqrshrun_n_s32, vreinterpretq_s16_u16,
+            vreinterpretq_s32_u32, vreinterpretq_u16_s32, vrshrn_n_s32, vst1_u8, vst1q_u16, vst1q_u16_x4,
+            vst3_u8, vsubl_u8, vsubq_s16, vuzp1q_u16, vzip1q_u8, vzip1q_u16, vzip2q_u8, vzip2q_u16,
+        },
+        asm,
     },
     array::from_fn,
 };
@@ -50,6 +53,19 @@ pub(crate) unsafe fn add_rows(data: &[u8], stride: usize, span: RowSpan, sums: &
     }
 }
 
+/// A byte in all lanes. (The compiler, if it knows that both halves are the same, takes the values apart for the weight's lower one.)
+#[inline]
+#[target_feature(enable = "neon")]
+fn broadcast(x: u8) -> uint8x16_t {
+    let lanes;
+    // SAFETY: it touches registers alone.
+    unsafe {
+        asm!("dup {lanes:v}.16b, {x:w}", lanes = lateout(vreg) lanes, x = in(reg) u32::from(x),
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    lanes
+}
+
 /// 64 bytes from `row` on, times their weight, to the sums.
 ///
 /// # Safety
@@ -57,7 +73,7 @@ pub(crate) unsafe fn add_rows(data: &[u8], stride: usize, span: RowSpan, sums: &
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn weigh(acc: Option<[uint16x8_t; 8]>, row: *const u8, weight: u8) -> [uint16x8_t; 8] {
-    let weight = vdupq_n_u8(weight);
+    let weight = broadcast(weight);
     // SAFETY: the caller's promise.
     let values = unsafe { vld1q_u8_x4(row) };
     let values = [values.0, values.1, values.2, values.3];
