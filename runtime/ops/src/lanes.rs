@@ -33,7 +33,7 @@ const SMALLEST: f32 = -80.0;
 /// Added to a number below 2^22, leaves its nearest integer in the low bits.
 const ROUNDER: f32 = 12_582_912.0;
 /// ln 2 in two parts, the first of which has zeros at its end (Cephes).
-const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+pub(crate) const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// e^x = 1 + x + x^2 * P(x) for |x| <= ln 2 / 2 (Cephes, `expf`).
 const P: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
@@ -55,9 +55,9 @@ pub(crate) fn exp(x: f32) -> f32 {
 }
 
 /// The bits of sqrt(1/2): mantissas are taken from there to sqrt(2), so that their logarithm is small.
-const HALF_ROOT: u32 = 0x3f35_04f3;
+pub(crate) const HALF_ROOT: u32 = 0x3f35_04f3;
 /// ln(1 + x) = x - x^2 / 2 + x^3 * L(x) for 1 + x in [sqrt(1/2), sqrt(2)] (Cephes, `logf`).
-const L: [f32; 9] = [
+pub(crate) const L: [f32; 9] = [
     7.037_683_6e-2,
     -1.151_461e-1,
     1.167_699_9e-1,
@@ -70,6 +70,7 @@ const L: [f32; 9] = [
 ];
 
 /// The natural logarithm of a normal positive number, to 3e-7 of itself or of 1.
+#[cfg(any(test, not(target_arch = "aarch64")))]
 #[inline(always)]
 #[allow(clippy::cast_precision_loss, reason = "an exponent")]
 pub(crate) fn ln(x: f32) -> f32 {

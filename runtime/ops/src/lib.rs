@@ -45,6 +45,7 @@ pub mod pointwise;
 pub mod rows;
 pub mod semantics;
 pub mod spectrogram;
+mod vector;
 pub mod window;
 
 pub use error::Error;

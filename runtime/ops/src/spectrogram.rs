@@ -7,22 +7,17 @@
 
 use std::f64::consts::PI;
 
-use crate::{
-    Kernel,
-    error::Error,
-    lanes::{ln, multiply_add, on_each_family},
-};
+use crate::{Kernel, error::Error, lanes::on_each_family, vector::Vector};
 
 /// Real values of a transform.
 pub const TRANSFORM: usize = 512;
 /// Bins of a spectrum, the last at half the sampling rate.
 pub const BINS: usize = TRANSFORM / 2 + 1;
 
-/// Frames that are computed side by side: a register's, or two.
-const FRAMES: usize = if cfg!(target_arch = "aarch64") { 4 } else { 8 };
-type Lanes = [f32; FRAMES];
+/// Frames that are computed side by side.
+const FRAMES: usize = Vector::LANES;
 /// Real and imaginary parts.
-type Complex = [Lanes; 2];
+type Complex = [Vector; 2];
 
 /// Complex values of the transform, 4^4.
 const POINTS: usize = TRANSFORM / 2;
@@ -47,19 +42,20 @@ pub struct Spectrogram {
     kernel: Kernel,
     hop: usize,
     offset: f32,
-    /// Halved, since taking the transform apart doubles it, and divided by 32768.
-    window: Vec<f32>,
+    /// Halved, since taking the transform apart doubles it, divided by 32768, and filled up with zeros.
+    window: Vec<[f32; 4]>,
+    length: usize,
     bands: Vec<Band>,
     /// Bins from here on, and those as far from the last, are needed.
     lowest: usize,
-    /// Where each point's value lies before the transform: its base-4 digits reversed.
+    /// Where the points `n`, `n + 64`, `n + 128` and `n + 192` lie for the transform: `n` with its base-4 digits reversed.
     places: Vec<usize>,
     /// Of `2 pi k / m` for `k = j, 2j, 3j`, for each stage's `m` (16, 64, 256) and `j`.
     twiddles: Box<[Twiddles; TWIDDLES]>,
     /// Cosine and sine of `2 pi k / 512`.
-    turns: Vec<[f32; 2]>,
+    turns: Box<[[f32; 2]; POINTS / 2 + 1]>,
     points: Box<[Complex; POINTS]>,
-    magnitudes: Box<[Lanes; BINS]>,
+    magnitudes: Box<[Vector; BINS]>,
 }
 
 impl Spectrogram {
@@ -94,14 +90,15 @@ impl Spectrogram {
             kernel: kernel.check()?,
             hop,
             offset,
-            window: window.iter().map(|w| w * (0.5 / 32_768.0)).collect(),
+            window: window.chunks(4).map(scaled).collect(),
+            length: window.len(),
             lowest: low.min(BINS - high.min(BINS)).min(BINS / 2),
             bands,
-            places: (0..POINTS).map(reversed).collect(),
+            places: (0..POINTS / 4).map(reversed).collect(),
             twiddles: Box::new(twiddles()),
-            turns: (0..=POINTS / 2).map(|k| unit(k, TRANSFORM)).collect(),
-            points: Box::new([[[0.0; FRAMES]; 2]; POINTS]),
-            magnitudes: Box::new([[0.0; FRAMES]; BINS]),
+            turns: Box::new(std::array::from_fn(|k| unit(k, TRANSFORM))),
+            points: Box::new([[Vector::splat(0.0); 2]; POINTS]),
+            magnitudes: Box::new([Vector::splat(0.0); BINS]),
         })
     }
 
@@ -119,11 +116,16 @@ impl Spectrogram {
         let frames = output.len() / self.bands.len().max(1);
         assert_eq!(frames * self.bands.len(), output.len(), "whole rows");
         if frames > 0 {
-            assert!(samples.len() >= (frames - 1) * self.hop + self.window.len(), "all frames");
+            assert!(samples.len() >= (frames - 1) * self.hop + self.length, "all frames");
             let (kernel, op) = (self.kernel, self);
             on_each_family!(kernel, run, (op: &mut Spectrogram, samples: &[i16], output: &mut [f32]));
         }
     }
+}
+
+/// Up to four values of a window: halved, and by what makes the largest sample 1.
+fn scaled(window: &[f32]) -> [f32; 4] {
+    std::array::from_fn(|i| window.get(i).map_or(0.0, |w| w * (0.5 / 32_768.0)))
 }
 
 /// `cos` and `sin` of `2 pi k / m`.
@@ -166,11 +168,11 @@ fn run(op: &mut Spectrogram, samples: &[i16], output: &mut [f32]) {
         magnitudes(op);
         let rows = &mut output[first * width..];
         for (index, band) in op.bands.iter().enumerate() {
-            let mut sum = [0.0; FRAMES];
-            for (&weight, magnitude) in band.weights.iter().zip(&op.magnitudes[band.first..]) {
-                sum = times(weight, *magnitude, sum);
+            let mut sum = Vector::splat(0.0);
+            for (&weight, &magnitude) in band.weights.iter().zip(&op.magnitudes[band.first..]) {
+                sum = sum.plus(weight, magnitude);
             }
-            let results = sum.map(|sum| ln(sum + op.offset));
+            let results = sum.add(Vector::splat(op.offset)).ln().store();
             for (row, result) in rows.chunks_exact_mut(width).zip(results) {
                 row[index] = result;
             }
@@ -179,56 +181,31 @@ fn run(op: &mut Spectrogram, samples: &[i16], output: &mut [f32]) {
 }
 
 /// Samples of each lane's frame, times the window, to where the transform wants them, and the transform's first stage: that
-/// of the points `n`, `n + 64`, `n + 128` and `n + 192`.
+/// of the points `n`, `n + 64`, `n + 128` and `n + 192`, for two `n` at a time.
 #[inline(always)]
 fn load(op: &mut Spectrogram, samples: &[i16], starts: [usize; FRAMES]) {
     const QUARTER: usize = POINTS / 4;
-    let length = op.window.len();
-    let frames = starts.map(|start| &samples[start..start + length]);
-    // Two points at a time.
     for first in (0..QUARTER).step_by(2) {
-        let mut columns = [[[[0.0; FRAMES]; 2]; 4]; 2];
-        for quarter in 0..4 {
+        let mut groups = [[[Vector::splat(0.0); 2]; 4]; 2];
+        for (quarter, window) in op.window.iter().skip(first / 2).step_by(QUARTER / 2).enumerate() {
             let at = 2 * (first + quarter * QUARTER);
-            let Some(window) = op.window[at.min(length)..].first_chunk::<4>() else {
-                rest(&op.window, &frames, at, quarter, &mut columns);
-                continue;
-            };
-            let values = turn(frames.map(|frame| frame[at..].first_chunk().copied().unwrap_or_default()));
-            for (i, (values, window)) in values.into_iter().zip(window).enumerate() {
-                columns[i / 2][quarter][i % 2] = values.map(|value| value * window);
-            }
+            let samples = starts.map(|start| four(samples, start + at));
+            let [a, b, c, d] = Vector::turn(samples);
+            groups[0][quarter] = [a.scale(window[0]), b.scale(window[1])];
+            groups[1][quarter] = [c.scale(window[2]), d.scale(window[3])];
         }
-        for (point, column) in (first..).zip(columns) {
-            let group = &mut op.points[op.places[point]..][..4];
-            group.copy_from_slice(&butterfly(column));
+        for (group, &place) in groups.into_iter().zip(&op.places[first..]) {
+            op.points[place..place + 4].copy_from_slice(&butterfly(group));
         }
     }
 }
 
-/// The last point of a window, where it ends between two.
-#[inline(never)]
-fn rest(
-    window: &[f32],
-    frames: &[&[i16]; FRAMES],
-    at: usize,
-    quarter: usize,
-    columns: &mut [[Complex; 4]; 2],
-) {
-    for (part, &window) in window[at.min(window.len())..].iter().enumerate() {
-        columns[0][quarter][part] = frames.map(|frame| f32::from(frame[at + part]) * window);
-    }
-}
-
-/// Four samples of each frame, as many frames of each sample.
-#[cfg(not(target_arch = "aarch64"))]
+/// Four samples from `at` on, zeros where there are none (where the window is 0, too).
 #[inline(always)]
-fn turn(frames: [[i16; 4]; FRAMES]) -> [Lanes; 4] {
-    std::array::from_fn(|sample| frames.map(|frame| f32::from(frame[sample])))
+fn four(samples: &[i16], at: usize) -> [i16; 4] {
+    let found = samples.get(at..).and_then(<[i16]>::first_chunk).copied();
+    found.unwrap_or_else(|| std::array::from_fn(|i| samples.get(at + i).copied().unwrap_or(0)))
 }
-
-#[cfg(target_arch = "aarch64")]
-use crate::kernels::neon_spectrogram::turn;
 
 /// All stages but the first.
 #[inline(always)]
@@ -260,64 +237,32 @@ fn stage<const QUARTER: usize, const M: usize>(points: &mut [Complex; POINTS], t
 /// The transform of four points.
 #[inline(always)]
 fn butterfly([a, b, c, d]: [Complex; 4]) -> [Complex; 4] {
-    let (even, odd) = ([add(a[0], c[0]), add(a[1], c[1])], [sub(a[0], c[0]), sub(a[1], c[1])]);
-    let (sum, difference) = ([add(b[0], d[0]), add(b[1], d[1])], [sub(b[0], d[0]), sub(b[1], d[1])]);
+    let (even, odd) = ([a[0].add(c[0]), a[1].add(c[1])], [a[0].sub(c[0]), a[1].sub(c[1])]);
+    let (sum, difference) = ([b[0].add(d[0]), b[1].add(d[1])], [b[0].sub(d[0]), b[1].sub(d[1])]);
     [
-        [add(even[0], sum[0]), add(even[1], sum[1])],
-        [add(odd[0], difference[1]), sub(odd[1], difference[0])],
-        [sub(even[0], sum[0]), sub(even[1], sum[1])],
-        [sub(odd[0], difference[1]), add(odd[1], difference[0])],
+        [even[0].add(sum[0]), even[1].add(sum[1])],
+        [odd[0].add(difference[1]), odd[1].sub(difference[0])],
+        [even[0].sub(sum[0]), even[1].sub(sum[1])],
+        [odd[0].sub(difference[1]), odd[1].add(difference[0])],
     ]
 }
 
 /// Times `cos - i sin`.
 #[inline(always)]
 fn rotate([re, im]: Complex, cos: f32, sin: f32) -> Complex {
-    [times(sin, im, scaled(cos, re)), less_times(sin, re, scaled(cos, im))]
+    [re.scale(cos).plus(sin, im), im.scale(cos).minus(sin, re)]
 }
 
 /// The magnitudes of the real transform. Of bins `k` and `256 - k`, the even samples' part is the sum of the points `k` and
 /// `256 - k` (the latter conjugated), that of the odd ones their difference, turned.
 #[inline(always)]
 fn magnitudes(op: &mut Spectrogram) {
-    for k in op.lowest..=POINTS / 2 {
-        let [cos, sin] = op.turns[k];
+    for (k, &[cos, sin]) in op.turns.iter().enumerate().skip(op.lowest) {
         let (a, b) = (op.points[k % POINTS], op.points[(POINTS - k) % POINTS]);
-        let even = [add(a[0], b[0]), sub(a[1], b[1])];
-        let odd = [sub(a[0], b[0]), add(a[1], b[1])];
+        let even = [a[0].add(b[0]), a[1].sub(b[1])];
         // Times -i, then times cos - i sin.
-        let odd = [less_times(sin, odd[0], scaled(cos, odd[1])), times(sin, odd[1], scaled(cos, odd[0]))];
-        let absolute = |re: Lanes, im: Lanes| -> Lanes {
-            std::array::from_fn(|lane| multiply_add(re[lane], re[lane], im[lane] * im[lane]).sqrt())
-        };
-        op.magnitudes[k] = absolute(add(even[0], odd[0]), sub(even[1], odd[1]));
-        op.magnitudes[POINTS - k] = absolute(sub(even[0], odd[0]), add(even[1], odd[1]));
+        let odd = rotate([a[1].add(b[1]), b[0].sub(a[0])], cos, sin);
+        op.magnitudes[k] = even[0].add(odd[0]).hypotenuse(even[1].add(odd[1]));
+        op.magnitudes[POINTS - k] = even[0].sub(odd[0]).hypotenuse(even[1].sub(odd[1]));
     }
-}
-
-#[inline(always)]
-fn add(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|lane| a[lane] + b[lane])
-}
-
-#[inline(always)]
-fn sub(a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|lane| a[lane] - b[lane])
-}
-
-#[inline(always)]
-fn scaled(factor: f32, a: Lanes) -> Lanes {
-    a.map(|a| factor * a)
-}
-
-/// `b - factor * a`.
-#[inline(always)]
-fn less_times(factor: f32, a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|lane| multiply_add(-a[lane], factor, b[lane]))
-}
-
-/// `factor * a + b`.
-#[inline(always)]
-fn times(factor: f32, a: Lanes, b: Lanes) -> Lanes {
-    std::array::from_fn(|lane| multiply_add(factor, a[lane], b[lane]))
 }

@@ -31,9 +31,9 @@ pub(crate) mod neon_picture;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_pixels;
 #[cfg(target_arch = "aarch64")]
-pub(crate) mod neon_spectrogram;
-#[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_tile;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_vector;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon_wide;
 pub(crate) mod scalar;
