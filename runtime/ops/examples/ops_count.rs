@@ -90,6 +90,11 @@ const VIDEO_ADD: [(usize, usize); 3] = [(768, 24), (192, 40), (48, 112)];
 fn main() {
     let kernel = Kernel::best();
     println!("kernel {kernel}");
+    // `ops_count frontend`: these alone.
+    if std::env::args().nth(1).as_deref() == Some("frontend") {
+        pictures(kernel);
+        return sounds(kernel);
+    }
     reference(kernel);
     edges(kernel);
     floats(kernel);

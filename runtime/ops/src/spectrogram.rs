@@ -42,9 +42,8 @@ pub struct Spectrogram {
     kernel: Kernel,
     hop: usize,
     offset: f32,
-    /// Halved, since taking the transform apart doubles it, divided by 32768, and filled up with zeros.
+    /// Halved, since taking the transform apart doubles it, and divided by 32768.
     window: Vec<[f32; 4]>,
-    length: usize,
     bands: Vec<Band>,
     /// Bins from here on, and those as far from the last, are needed.
     lowest: usize,
@@ -63,7 +62,7 @@ impl Spectrogram {
     /// `ln(offset + sum)` of a band.
     ///
     /// # Errors
-    /// A window that is empty, odd or longer than the transform; a hop of 0; a band beyond the last bin; an offset that is not
+    /// A window that is empty, longer than the transform or no multiple of 4; a hop of 0; a band beyond the last bin; an offset that is not
     /// a normal positive number; another CPU's kernel.
     pub fn new(
         kernel: Kernel,
@@ -72,7 +71,7 @@ impl Spectrogram {
         bands: Vec<Band>,
         offset: f32,
     ) -> Result<Self, Error> {
-        if window.is_empty() || window.len() > TRANSFORM || !window.len().is_multiple_of(2) {
+        if window.is_empty() || window.len() > TRANSFORM || !window.len().is_multiple_of(4) {
             return Err(Error::Shape { what: "window", found: window.len() });
         }
         if hop == 0 {
@@ -90,8 +89,7 @@ impl Spectrogram {
             kernel: kernel.check()?,
             hop,
             offset,
-            window: window.chunks(4).map(scaled).collect(),
-            length: window.len(),
+            window: window.as_chunks::<4>().0.iter().map(|four| four.map(|w| w * (0.5 / 32_768.0))).collect(),
             lowest: low.min(BINS - high.min(BINS)).min(BINS / 2),
             bands,
             places: (0..POINTS / 4).map(reversed).collect(),
@@ -116,16 +114,11 @@ impl Spectrogram {
         let frames = output.len() / self.bands.len().max(1);
         assert_eq!(frames * self.bands.len(), output.len(), "whole rows");
         if frames > 0 {
-            assert!(samples.len() >= (frames - 1) * self.hop + self.length, "all frames");
+            assert!(samples.len() >= (frames - 1) * self.hop + 4 * self.window.len(), "all frames");
             let (kernel, op) = (self.kernel, self);
             on_each_family!(kernel, run, (op: &mut Spectrogram, samples: &[i16], output: &mut [f32]));
         }
     }
-}
-
-/// Up to four values of a window: halved, and by what makes the largest sample 1.
-fn scaled(window: &[f32]) -> [f32; 4] {
-    std::array::from_fn(|i| window.get(i).map_or(0.0, |w| w * (0.5 / 32_768.0)))
 }
 
 /// `cos` and `sin` of `2 pi k / m`.
@@ -185,26 +178,30 @@ fn run(op: &mut Spectrogram, samples: &[i16], output: &mut [f32]) {
 #[inline(always)]
 fn load(op: &mut Spectrogram, samples: &[i16], starts: [usize; FRAMES]) {
     const QUARTER: usize = POINTS / 4;
+    let steps = op.window.len();
+    let mut frames: [&[[i16; 4]]; FRAMES] = [&[]; FRAMES];
+    for (frame, start) in frames.iter_mut().zip(starts) {
+        *frame = samples[start..start + 4 * steps].as_chunks().0;
+    }
     for first in (0..QUARTER).step_by(2) {
         let mut groups = [[[Vector::splat(0.0); 2]; 4]; 2];
-        for (quarter, window) in op.window.iter().skip(first / 2).step_by(QUARTER / 2).enumerate() {
-            let at = 2 * (first + quarter * QUARTER);
-            let samples = starts.map(|start| four(samples, start + at));
-            let [a, b, c, d] = Vector::turn(samples);
-            groups[0][quarter] = [a.scale(window[0]), b.scale(window[1])];
-            groups[1][quarter] = [c.scale(window[2]), d.scale(window[3])];
+        for quarter in 0..4 {
+            let step = (first + quarter * QUARTER) / 2;
+            // Zeros follow the window.
+            if step < steps {
+                let mut values = [[0; 4]; FRAMES];
+                for (values, frame) in values.iter_mut().zip(frames) {
+                    *values = frame[step];
+                }
+                let (window, [a, b, c, d]) = (op.window[step], Vector::turn(values));
+                groups[0][quarter] = [a.scale(window[0]), b.scale(window[1])];
+                groups[1][quarter] = [c.scale(window[2]), d.scale(window[3])];
+            }
         }
-        for (group, &place) in groups.into_iter().zip(&op.places[first..]) {
+        for (group, &place) in groups.into_iter().zip(&op.places[first..first + 2]) {
             op.points[place..place + 4].copy_from_slice(&butterfly(group));
         }
     }
-}
-
-/// Four samples from `at` on, zeros where there are none (where the window is 0, too).
-#[inline(always)]
-fn four(samples: &[i16], at: usize) -> [i16; 4] {
-    let found = samples.get(at..).and_then(<[i16]>::first_chunk).copied();
-    found.unwrap_or_else(|| std::array::from_fn(|i| samples.get(at + i).copied().unwrap_or(0)))
 }
 
 /// All stages but the first.

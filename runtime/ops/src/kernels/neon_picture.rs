@@ -53,7 +53,8 @@ pub(crate) unsafe fn add_rows(data: &[u8], stride: usize, span: RowSpan, sums: &
     }
 }
 
-/// A byte in all lanes. (The compiler, if it knows that both halves are the same, takes the values apart for the weight's lower one.)
+/// A byte in all lanes, anew each time. (What the compiler may keep it takes apart outside of the loop, and then each of the values
+/// in it, an instruction each.)
 #[inline]
 #[target_feature(enable = "neon")]
 fn broadcast(x: u8) -> uint8x16_t {
@@ -61,7 +62,7 @@ fn broadcast(x: u8) -> uint8x16_t {
     // SAFETY: it touches registers alone.
     unsafe {
         asm!("dup {lanes:v}.16b, {x:w}", lanes = lateout(vreg) lanes, x = in(reg) u32::from(x),
-            options(pure, nomem, nostack, preserves_flags));
+            options(nomem, nostack, preserves_flags));
     }
     lanes
 }
