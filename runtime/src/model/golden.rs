@@ -9,7 +9,7 @@ use girasol_model::Bundle;
 use serde::Deserialize;
 use tract_onnx::prelude::f16;
 
-use super::{FRAME_VALUES, FRAMES, G, Input, MEL_VALUES, Model, SNIPPET_SECONDS};
+use super::{FRAME_VALUES, FRAMES, FrameInput, G, Input, MEL_VALUES, Model, SNIPPET_SECONDS};
 use crate::{Error, ErrorKind, Result, clock::MonoTime};
 
 /// Edge of the square of equal pixels that stands in the file as one.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    FRAME_VALUES, FRAMES, Input, MEL_VALUES, Model, NodeCost, Prompt, SNIPPET_SECONDS, window::WINDOW,
+    FRAME_VALUES, FRAMES, FrameInput, Input, MEL_VALUES, Model, NodeCost, Prompt, SNIPPET_SECONDS,
+    window::WINDOW,
 };
 use crate::{
     Result,
