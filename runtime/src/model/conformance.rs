@@ -11,6 +11,7 @@ use girasol_model::{Affine, Bundle, FusedActivation};
 use girasol_ops::Kernel;
 
 use super::*;
+use crate::{frontend::video::frame_tensor, source::Frame};
 
 fn bundle() -> Bundle {
     let dir = std::env::var("GIRASOL_BUNDLE")
@@ -103,6 +104,35 @@ fn every_kernel_computes_the_same_tokens_and_the_same_stream() {
             assert_eq!(&tokens(&mut model, index), expected, "{kernel}");
         }
         assert_eq!(stream(&mut model, 12), streamed, "{kernel}");
+    }
+}
+
+#[test]
+fn a_picture_gives_the_same_tokens_as_its_tensor() {
+    let noise = |seed| {
+        let (mut noise, mut frame) = (Noise(seed), Frame::new());
+        frame.rgb_mut().fill_with(|| (noise.next() * 256.0) as u8);
+        frame
+    };
+    let (now, before) = (noise(1), noise(2));
+    let models = Kernel::available().map(|kernel| (Model::load_on(&bundle(), kernel).unwrap(), true));
+    let f32 = (Model::load(&bundle().in_f32()).unwrap(), false);
+    for (mut model, int8) in models.chain([f32]) {
+        assert_eq!(
+            model.entry.is_int8(),
+            int8,
+            "the shipped encoder begins with a conversion, and it is taken out"
+        );
+        for before in [None, Some(&before)] {
+            let mut values = vec![0.0; FRAME_VALUES];
+            frame_tensor(&now, before, &mut values);
+            let mut tokens = |frame| {
+                model.entry.write(&mut model.video, frame).unwrap();
+                model.video.run().unwrap().get(0).unwrap().to_vec()
+            };
+            let expected = tokens(FrameInput::Values(&values));
+            assert_eq!(tokens(FrameInput::Picture { now: &now, before }), expected);
+        }
     }
 }
 

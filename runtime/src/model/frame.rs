@@ -58,6 +58,12 @@ impl FrameEntry {
         })
     }
 
+    /// Whether the input is int8.
+    #[cfg(test)]
+    pub(super) fn is_int8(&self) -> bool {
+        self.int8.is_some()
+    }
+
     /// Writes `frame` into the input of `video`.
     pub(super) fn write(&mut self, video: &mut Graph, frame: FrameInput<'_>) -> Result<()> {
         match (&mut self.int8, frame) {
