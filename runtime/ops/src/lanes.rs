@@ -66,7 +66,7 @@ pub(crate) const L: [f32; 9] = [
     -1.666_805_8e-1,
     2.000_071_5e-1,
     -2.499_999_4e-1,
-    3.333_333_1e-1,
+    3.333_333e-1,
 ];
 
 /// The natural logarithm of a normal positive number, to 3e-7 of itself or of 1.

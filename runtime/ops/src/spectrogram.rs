@@ -176,6 +176,7 @@ fn run(op: &mut Spectrogram, samples: &[i16], output: &mut [f32]) {
 /// Samples of each lane's frame, times the window, to where the transform wants them, and the transform's first stage: that
 /// of the points `n`, `n + 64`, `n + 128` and `n + 192`, for two `n` at a time.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "a quarter is part of both groups")]
 fn load(op: &mut Spectrogram, samples: &[i16], starts: [usize; FRAMES]) {
     const QUARTER: usize = POINTS / 4;
     let steps = op.window.len();

@@ -38,8 +38,11 @@ impl Plane {
     }
 }
 
-/// As cameras deliver them, by their components' (index, offset, step, width, height in units of the picture's).
-const FORMATS: [&[&[(usize, usize, usize, usize)]]; 5] = [
+/// A component's index, offset and step, and of how many of the picture's columns it has one.
+type Part = (usize, usize, usize, usize);
+
+/// As cameras deliver them.
+const FORMATS: [&[&[Part]]; 5] = [
     &[&[(0, 0, 2, 1), (1, 1, 4, 2), (2, 3, 4, 2)]],
     &[&[(0, 0, 1, 1)], &[(1, 0, 2, 2), (2, 1, 2, 2)]],
     &[&[(0, 0, 1, 1)], &[(1, 0, 1, 2)], &[(2, 0, 1, 2)]],
@@ -59,7 +62,7 @@ fn planes() -> impl Strategy<Value = Vec<Plane>> {
                 // White and black make the extremes of sums and colours.
                 [state.to_be_bytes()[0], state.to_be_bytes()[0], 255, 0][(state >> 8) as usize % 4]
             };
-            let plane = |(index, parts): (usize, &&[(usize, usize, usize, usize)])| {
+            let plane = |(index, parts): (usize, &&[Part])| {
                 let high = if index == 0 { height } else { height.div_ceil(2) };
                 let component = |&(index, offset, step, part)| Component {
                     index,
