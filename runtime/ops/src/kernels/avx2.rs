@@ -5,14 +5,17 @@
 
 #![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
 
-use std::arch::x86_64::{
-    __m128i, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
-    _mm256_add_epi32, _mm256_adds_epi16, _mm256_blend_epi32, _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_epi8, _mm256_min_epi8, _mm256_mul_epi32,
-    _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8, _mm256_set1_epi16,
-    _mm256_set1_epi32, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_slli_epi32, _mm256_slli_epi64,
-    _mm256_sllv_epi32, _mm256_srav_epi32, _mm256_srli_epi32, _mm256_srli_epi64, _mm256_storeu_si256,
-    _mm256_sub_epi32,
+use std::{
+    arch::x86_64::{
+        __m128i, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
+        _mm256_add_epi32, _mm256_adds_epi16, _mm256_blend_epi32, _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32,
+        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_epi8, _mm256_min_epi8, _mm256_mul_epi32,
+        _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
+        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_slli_epi32,
+        _mm256_slli_epi64, _mm256_sllv_epi32, _mm256_srav_epi32, _mm256_srli_epi32, _mm256_srli_epi64,
+        _mm256_storeu_si256, _mm256_sub_epi32,
+    },
+    hint::black_box,
 };
 
 use super::{
@@ -185,6 +188,8 @@ fn dot_step<const R: usize, const P: usize>(
         // SAFETY: `pairs` has the 32 bytes written; the store needs no alignment.
         unsafe { _mm256_storeu_si256(pairs.as_mut_ptr().cast(), wide) };
     }
+    // The compiler would broadcast from register to register, which takes two shuffles instead of a load, and spill.
+    let pairs = black_box(&pairs);
     for pair in 0..weights[0].len() {
         let mut registers = [_mm256_setzero_si256(); P];
         for (register, weights) in registers.iter_mut().zip(weights) {
