@@ -257,18 +257,21 @@ fn depthwise_sized<const SIZE: usize, const PAIRS: usize, const STRIDE: usize>(
 ) {
     let channels = op.window.channels;
     let rows: [&[i8]; SIZE] = std::array::from_fn(|row| rows[row]);
+    let width = output.len() / channels;
     for channel in (first..channels).step_by(CHANNEL_BLOCK) {
         let block = Block::<SIZE, PAIRS>::load(op, channel);
+        let mut x = 0;
         // Four outputs share most of their columns when they overlap.
-        let mut fours = output.chunks_exact_mut(4 * channels);
-        let mut column = 0;
-        for results in &mut fours {
-            block.outputs::<STRIDE, 4>(op, &rows, column, channel, results);
-            column += 4 * STRIDE;
+        while x + 4 <= width {
+            block.outputs::<STRIDE, 4>(op, &rows, x, channel, output);
+            x += 4;
         }
-        for results in fours.into_remainder().chunks_exact_mut(channels) {
-            block.outputs::<STRIDE, 1>(op, &rows, column, channel, results);
-            column += STRIDE;
+        if x + 2 <= width {
+            block.outputs::<STRIDE, 2>(op, &rows, x, channel, output);
+            x += 2;
+        }
+        if x < width {
+            block.outputs::<STRIDE, 1>(op, &rows, x, channel, output);
         }
     }
 }
@@ -310,54 +313,80 @@ impl<const SIZE: usize, const PAIRS: usize> Block<SIZE, PAIRS> {
         }
     }
 
-    /// `COUNT` neighbouring outputs from padded column `column` on.
+    /// `COUNT` neighbouring outputs from `x` on.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn outputs<const STRIDE: usize, const COUNT: usize>(
         &self,
         op: &Depthwise,
         rows: &[&[i8]; SIZE],
-        column: usize,
+        x: usize,
         channel: usize,
-        results: &mut [i8],
+        output: &mut [i8],
     ) {
         let pitch = op.padded_channels;
         let columns = (COUNT - 1) * STRIDE + SIZE;
-        let first = column * pitch + channel;
-        let rows: [&[i8]; SIZE] =
-            std::array::from_fn(|row| &rows[row][first..][..(columns - 1) * pitch + CHANNEL_BLOCK]);
-        let mut acc = [self.bias; COUNT];
-        for column in 0..columns {
-            let mut values = [[_mm256_setzero_si256(); 2]; PAIRS];
-            for pair in 0..PAIRS {
-                let upper: &[i8; 16] = array(rows[2 * pair], column * pitch);
-                values[pair] = if 2 * pair + 1 < SIZE {
-                    interleave(load_i8x16(upper), load_i8x16(array(rows[2 * pair + 1], column * pitch)))
-                } else {
-                    widen(upper)
-                };
-            }
-            for output in 0..COUNT {
-                let Some(tap) = column.checked_sub(output * STRIDE).filter(|&tap| tap < SIZE) else {
-                    continue;
-                };
-                for pair in 0..PAIRS {
-                    for half in 0..2 {
-                        let products = _mm256_madd_epi16(values[pair][half], self.weights[tap][pair][half]);
-                        acc[output][half] = _mm256_add_epi32(acc[output][half], products);
-                    }
-                }
-            }
+        let first = x * STRIDE * pitch + channel;
+        let mut from = [std::ptr::null(); SIZE];
+        for row in 0..SIZE {
+            from[row] = rows[row][first..][..(columns - 1) * pitch + CHANNEL_BLOCK].as_ptr();
         }
-        let mut results = results.chunks_exact_mut(op.window.channels);
-        for output in (0..COUNT).step_by(2) {
+        let mut acc = [self.bias; COUNT];
+        // Column by column, without a loop: the compiler would not unroll it.
+        macro_rules! columns {
+            ($($column:literal)*) => {$(
+                if $column < columns {
+                    // SAFETY: the slices above hold 16 values from each of the columns on.
+                    unsafe { self.column::<STRIDE, COUNT, $column>(&from, pitch, &mut acc) };
+                }
+            )*};
+        }
+        columns!(0 1 2 3 4 5 6 7 8 9 10);
+        for first in (0..COUNT).step_by(2) {
             let mut q = [[_mm256_setzero_si256(); 2]; 2];
             for (index, q) in q.iter_mut().enumerate() {
-                let acc = acc[(output + index).min(COUNT - 1)];
+                let acc = acc[(first + index).min(COUNT - 1)];
                 *q = [self.ends[0].requantise(acc[0]), self.ends[1].requantise(acc[1])];
             }
-            for (block, result) in finish(q, op.clamp).iter().zip(&mut results) {
-                store_block(result, channel, op.window.channels - channel, block);
+            for (index, block) in (first..COUNT).zip(&finish(q, op.clamp)) {
+                let channels = op.window.channels;
+                store_block(output, (x + index) * channels + channel, channels - channel, block);
+            }
+        }
+    }
+
+    /// Adds what one column gives to each output that it lies under.
+    ///
+    /// # Safety
+    /// 16 values can be read at each of `from` plus `COLUMN * pitch`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn column<const STRIDE: usize, const COUNT: usize, const COLUMN: usize>(
+        &self,
+        from: &[*const i8; SIZE],
+        pitch: usize,
+        acc: &mut [[__m256i; 2]; COUNT],
+    ) {
+        let mut values = [[_mm256_setzero_si256(); 2]; PAIRS];
+        for pair in 0..PAIRS {
+            // SAFETY: the caller's promise; the pointers come from slices, and an array needs no alignment.
+            let value = |row: usize| unsafe { &*from[row].add(COLUMN * pitch).cast::<[i8; CHANNEL_BLOCK]>() };
+            let upper = value(2 * pair);
+            values[pair] = if 2 * pair + 1 < SIZE {
+                interleave(load_i8x16(upper), load_i8x16(value(2 * pair + 1)))
+            } else {
+                widen(upper)
+            };
+        }
+        for output in 0..COUNT {
+            let Some(tap) = COLUMN.checked_sub(output * STRIDE).filter(|&tap| tap < SIZE) else {
+                continue;
+            };
+            for pair in 0..PAIRS {
+                for half in 0..2 {
+                    let products = _mm256_madd_epi16(values[pair][half], self.weights[tap][pair][half]);
+                    acc[output][half] = _mm256_add_epi32(acc[output][half], products);
+                }
             }
         }
     }
