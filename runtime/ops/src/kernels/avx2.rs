@@ -7,13 +7,14 @@
 
 use std::{
     arch::x86_64::{
-        __m128i, __m256i, _mm_loadl_epi64, _mm_loadu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
-        _mm256_add_epi32, _mm256_adds_epi16, _mm256_blend_epi32, _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32,
-        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_max_epi8, _mm256_min_epi8, _mm256_mul_epi32,
-        _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
-        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_setr_epi32, _mm256_setzero_si256, _mm256_slli_epi32,
-        _mm256_slli_epi64, _mm256_sllv_epi32, _mm256_srav_epi32, _mm256_srli_epi32, _mm256_srli_epi64,
-        _mm256_storeu_si256, _mm256_sub_epi32,
+        __m128i, __m256i, _CMP_ORD_Q, _mm_loadl_epi64, _mm_loadu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
+        _mm256_add_epi32, _mm256_adds_epi16, _mm256_and_ps, _mm256_blend_epi32, _mm256_cmp_ps,
+        _mm256_cvtepi8_epi16, _mm256_cvtepi8_epi32, _mm256_cvtps_epi32, _mm256_loadu_ps, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_max_epi8, _mm256_max_ps, _mm256_min_epi8, _mm256_min_ps, _mm256_mul_epi32,
+        _mm256_mul_ps, _mm256_packs_epi16, _mm256_packs_epi32, _mm256_permutevar8x32_epi32, _mm256_set1_epi8,
+        _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setzero_si256,
+        _mm256_slli_epi32, _mm256_slli_epi64, _mm256_sllv_epi32, _mm256_srav_epi32, _mm256_srli_epi32,
+        _mm256_srli_epi64, _mm256_storeu_si256, _mm256_sub_epi32,
     },
     hint::black_box,
 };
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     depthwise::{CHANNEL_BLOCK, Depthwise, FloatDepthwise},
     linear::Linear,
-    semantics::Clamp,
+    semantics::{Clamp, QuantParams},
 };
 
 /// Rows of a GEMM block: with two panels, 12 of the 16 registers accumulate.
@@ -404,6 +405,32 @@ fn interleave(a: __m128i, b: __m128i) -> [__m256i; 2] {
 #[target_feature(enable = "avx2")]
 fn widen(values: &[i8; 16]) -> [__m256i; 2] {
     [_mm256_cvtepi8_epi32(load_i8x8(array(values, 0))), _mm256_cvtepi8_epi32(load_i8x8(array(values, 8)))]
+}
+
+/// f32 to int8, 32 values at a time: NaN becomes 0, the conversion rounds halves to even, and packing saturates.
+#[target_feature(enable = "avx2")]
+pub(crate) fn quantise(params: QuantParams, input: &[f32], output: &mut [i8]) {
+    let (inverse, zero_point) =
+        (_mm256_set1_ps(1.0 / params.scale), _mm256_set1_epi32(i32::from(params.zero_point)));
+    let (least, most) = (_mm256_set1_ps(-1024.0), _mm256_set1_ps(1024.0));
+    let ((blocks, rest), (results, rest_results)) = (input.as_chunks::<32>(), output.as_chunks_mut::<32>());
+    for (values, results) in blocks.iter().zip(results) {
+        let mut q = [_mm256_setzero_si256(); 4];
+        for (q, values) in q.iter_mut().zip(values.as_chunks::<8>().0) {
+            // SAFETY: `values` has the 32 bytes read; the load needs no alignment.
+            let x = _mm256_mul_ps(unsafe { _mm256_loadu_ps(values.as_ptr()) }, inverse);
+            let x = _mm256_and_ps(x, _mm256_cmp_ps::<_CMP_ORD_Q>(x, x));
+            let bounded = _mm256_min_ps(_mm256_max_ps(x, least), most);
+            *q = _mm256_add_epi32(_mm256_cvtps_epi32(bounded), zero_point);
+        }
+        let packed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        // SAFETY: `results` has the 32 bytes written; the store needs no alignment.
+        unsafe {
+            _mm256_storeu_si256(results.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(packed, order));
+        }
+    }
+    scalar::quantise(params, rest, rest_results);
 }
 
 /// One row of outputs; the compiler vectorises it with fused products.
