@@ -10,7 +10,9 @@ if ! cargo +nightly miri --version >/dev/null 2>&1 &&
     exit 69
 fi
 export CARGO_TARGET_DIR=$PWD/target/miri
-[[ $(uname -m) != x86_64 ]] || export RUSTFLAGS='-Ctarget-feature=+avx2,+fma'
+if [[ $(uname -m) == x86_64 ]]; then
+    export RUSTFLAGS='-Ctarget-feature=+avx2,+fma' GIRASOL_EXPECT_KERNEL=avx2
+fi
 # Few cases: Miri is a thousand times slower.
 PROPTEST_CASES=${PROPTEST_CASES:-4} MIRIFLAGS='-Zmiri-disable-isolation' \
     cargo +nightly miri test --locked -p girasol-ops --no-default-features --tests
