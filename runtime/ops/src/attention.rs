@@ -141,9 +141,10 @@ impl Attention {
     fn attend(&self, operands: &Operands<'_>, scratch: &mut [f32], output: &mut [f32]) {
         let width = self.width();
         let (turned, scores) = scratch.as_chunks_mut::<LANES>().0.split_at_mut(self.dim);
-        let (scores, groups) = scores.split_at_mut(self.keys);
+        let all = scores;
         for (query, output) in operands.query.chunks(LANES * width).zip(output.chunks_mut(LANES * width)) {
             for (head, bias) in operands.bias.chunks_exact(self.keys).enumerate() {
+                let (scores, groups) = all.split_at_mut(self.keys);
                 let first = head * self.dim;
                 turn(query, width, first, turned);
                 let (mut left, mut bias) = (&mut *scores, bias);
@@ -162,13 +163,13 @@ impl Attention {
                 }
                 for at in (first..first + self.dim).step_by(LANES) {
                     let mut results = [[0.0; LANES]; LANES];
-                    let mut left = &*scores;
-                    for piece in operands.values {
+                    // In one place, so that the compiler keeps the sums in registers.
+                    let mut left = &*all;
+                    for piece in operands.values.iter().chain([&operands.of_groups]) {
                         let (now, later) = left.split_at(piece.len() / width);
                         self.add_up(now, piece, at, &mut results);
                         left = later;
                     }
-                    self.add_up(groups, operands.of_groups, at, &mut results);
                     for ((result, sum), row) in results.iter().zip(sums).zip(output.chunks_exact_mut(width)) {
                         for (value, result) in row[at..].iter_mut().zip(result) {
                             *value = result / sum;
