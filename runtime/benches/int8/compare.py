@@ -6,6 +6,9 @@ busy machine is unfair to nobody. Prints medians and their ratios; it is no test
 GIRASOL is the program, built in release. ONNX Runtime's int8 is its own static quantisation of the same networks (QDQ,
 per channel, in both u8 and s8 activations, all graph optimisations; the faster one counts). Its scales come from noise:
 they decide no speed.
+
+`decoder` is one token. `decoder, a text` is a whole text of as many tokens, prompt included, as the texts of the bundle's
+golden run have on average, with what girasol computes once a text; ONNX Runtime runs its graph for each token.
 """
 
 from __future__ import annotations
@@ -102,21 +105,32 @@ def girasol_ms(program: str, bundle: pathlib.Path, arithmetic: str) -> dict[str,
     return {stage["stage"]: stage["median_ms"] for stage in report["stages"]}
 
 
+def text_tokens(bundle: pathlib.Path) -> float:
+    """Tokens of a text, prompt included: the mean of the golden run's."""
+    decodes = json.loads((bundle / "golden.json").read_text())["decodes"]
+    return statistics.mean(len(d["prompt"]) + len(d["tokens"]) for d in decodes)
+
+
 def main() -> None:
     program, bundle, rounds = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), int((sys.argv + ["5"])[3])
     found: dict[tuple[str, str], list[float]] = {}
+    tokens, text = text_tokens(bundle), "decoder, a text"
     with tempfile.TemporaryDirectory() as folder:
         all_peers = {graph: peers(bundle, pathlib.Path(folder), graph) for graph in GRAPHS}
         for _ in range(rounds):
             for arithmetic in ("int8", "f32"):
                 times = girasol_ms(program, bundle, arithmetic)
-                for graph in GRAPHS:
+                times[text] = times["decoder_window"] + tokens * times["decoder"]
+                for graph in (*GRAPHS, text):
                     found.setdefault((graph, f"girasol {arithmetic}"), []).append(times[graph])
             for graph, sessions in all_peers.items():
                 for name, peer in sessions.items():
                     found.setdefault((graph, name), []).append(ort_ms(peer, noise(bundle / f"{graph}.onnx", 1)))
-    for graph in GRAPHS:
-        print(graph)
+    for (of, name), times in list(found.items()):
+        if of == "decoder" and name.startswith("ort"):
+            found[text, name] = [tokens * time for time in times]
+    for graph in (*GRAPHS, text):
+        print(graph if graph != text else f"{text} of {tokens:g} tokens")
         ours = found[graph, "girasol int8"]
         peers_int8 = [times for (of, name), times in found.items() if of == graph and name.startswith("ort int8")]
         best = [min(pair) for pair in zip(*peers_int8, strict=True)]

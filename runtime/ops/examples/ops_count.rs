@@ -11,7 +11,7 @@ use std::hint::black_box;
 
 use girasol_ops::{
     Kernel,
-    attention::Attention,
+    attention::{Attention, Operands},
     convolution::Convolution,
     depthwise::{Depthwise, DepthwiseSpec, FloatDepthwise, FloatDepthwiseSpec},
     elementwise::{Add, Quantise, channels_first, channels_last, dequantise},
@@ -157,8 +157,11 @@ fn floats(kernel: Kernel) {
     let (mut scratch, mut output) = (vec![0.0; attention.scratch_len()], vec![0.0; 8 * 128]);
     let (new, old) = window.split_at(8 * 128);
     measure("reference", "attention-8x520x128", attention.macs(), 1, || {
-        attention.run(&query, &[new, old], &[new, old], &bias, &mut scratch, black_box(&mut output));
+        let rows = &[new, old];
+        let operands = Operands { query: &query, keys: rows, values: rows, of_groups: &[], bias: &bias };
+        attention.run(&operands, &mut scratch, black_box(&mut output));
     });
+    decoder_attention(kernel, &window, &query[..128], &bias);
     let norm = LayerNorm::new(kernel, &real(128), &real(128), 1e-5).unwrap();
     measure("reference", "layer-norm-8x128", 8 * 128, 1, || {
         norm.run(black_box(&query), black_box(&mut output))
@@ -251,6 +254,18 @@ fn sounds(kernel: Kernel) {
     let mut rows = vec![0.0; FRAMES * 64];
     measure("frontend", "spectrogram-96x64", rows.len(), 1, || {
         spectrogram.run(black_box(&sound), black_box(&mut rows));
+    });
+}
+
+/// One token's attention to the window, with the ages of 64 snippets of 8 keys.
+fn decoder_attention(kernel: Kernel, window: &[f32], query: &[f32], bias: &[f32]) {
+    let attention = Attention::new(kernel, 1, 4, 32, 512, 0.18).unwrap().in_groups(8).unwrap();
+    let rows = &[&window[..512 * 128]];
+    let operands =
+        Operands { query, keys: rows, values: rows, of_groups: &window[..64 * 128], bias: &bias[..4 * 512] };
+    let (mut scratch, mut output) = (vec![0.0; attention.scratch_len()], vec![0.0; 128]);
+    measure("reference", "attention-1x512x128", attention.macs(), 1, || {
+        attention.run(&operands, &mut scratch, black_box(&mut output));
     });
 }
 

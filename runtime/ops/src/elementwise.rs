@@ -1,7 +1,9 @@
 //! Element by element: the edges between f32 and int8, and residual addition.
 //!
-//! These are written once and compiled for each family; the compiler vectorises them.
+//! Most are written once and compiled for each family; the compiler vectorises them.
 
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::avx2;
 #[cfg(target_arch = "aarch64")]
 use crate::kernels::neon_elementwise;
 use crate::{
@@ -41,7 +43,7 @@ impl Quantise {
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
-            Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { quantise_avx2(self.params, input, output) },
+            Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { avx2::quantise(self.params, input, output) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
             Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {
@@ -94,12 +96,6 @@ pub fn channels_first<T: Copy>(channels: usize, pixels: &[T], planes: &mut [T]) 
             *value = pixel[channel];
         }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn quantise_avx2(params: QuantParams, input: &[f32], output: &mut [i8]) {
-    scalar::quantise(params, input, output);
 }
 
 /// int8 to f32 at the exit.

@@ -3,7 +3,7 @@
 //! Written once in plain Rust and compiled for each CPU family; the compiler turns a [`Lanes`] into registers. Sums run in
 //! a fixed order and products are fused ([`f32::mul_add`]), so that every CPU computes the same bits.
 
-/// Values that are computed side by side.
+/// Values that are computed side by side. (Made by [`std::array::from_fn`]: `map` on an array is left in scalars.)
 pub(crate) const LANES: usize = 8;
 pub(crate) type Lanes = [f32; LANES];
 

@@ -204,7 +204,7 @@ impl Layout {
         let (panel, outputs, step, group, flip) = match kernel {
             Kernel::Scalar => (1, 1, 1, 1, 0),
             Kernel::Neon => (4, 8, 16, 16, 0),
-            Kernel::Avx2 => (4, 4, 16, 16, 0),
+            Kernel::Avx2 => (8, 8, 2, 2, 0),
             Kernel::NeonDotprod => (16, 8, 16, 4, 0),
             Kernel::NeonI8mm => (16, 8, 16, 8, 0),
             Kernel::Avx512Vnni => (16, 16, 4, 4, 0x80),

@@ -64,14 +64,15 @@ fn normalise(op: &LayerNorm, input: &[f32], output: &mut [f32]) {
             sum = std::array::from_fn(|lane| sum[lane] + x[lane]);
         }
         let mean = total(sum) / width as f32;
-        let centred = |x: &Lanes| -> Lanes { x.map(|x| x - mean) };
+        let centred = |x: &Lanes| -> Lanes { std::array::from_fn(|lane| x[lane] - mean) };
         let mut squares = [0.0; LANES];
         for x in row {
             squares = fused(centred(x), centred(x), squares);
         }
         let inverse = 1.0 / (total(squares) / width as f32 + op.epsilon).sqrt();
         for ((result, x), (weight, bias)) in results.iter_mut().zip(row).zip(weight.iter().zip(bias)) {
-            *result = fused(centred(x).map(|x| x * inverse), *weight, *bias);
+            let centred = centred(x);
+            *result = fused(std::array::from_fn(|lane| centred[lane] * inverse), *weight, *bias);
         }
     }
 }
@@ -126,7 +127,7 @@ fn softmax(width: usize, input: &[f32], output: &mut [f32]) {
             most = std::array::from_fn(|lane| greater(most[lane], x[lane]));
         }
         let most = most.into_iter().fold(f32::NEG_INFINITY, greater);
-        let power = |x: &Lanes| -> Lanes { x.map(|x| exp(x - most)) };
+        let power = |x: &Lanes| -> Lanes { std::array::from_fn(|lane| exp(x[lane] - most)) };
         let (whole_results, rest_results) = results.as_chunks_mut::<LANES>();
         let last = power(&last);
         let mut sum = last;

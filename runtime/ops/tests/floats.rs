@@ -4,7 +4,7 @@
 
 use girasol_ops::{
     Kernel,
-    attention::Attention,
+    attention::{Attention, Operands},
     pointwise::{Gelu, LayerNorm, Softmax},
 };
 use proptest::{collection::vec, prelude::*};
@@ -17,6 +17,11 @@ fn exact(values: &[f32]) -> Vec<f64> {
 fn attention(case: &AttentionCase) -> Vec<f64> {
     let (width, keys) = (case.heads * case.dim, case.keys.len() / (case.heads * case.dim));
     let [query, key, value, bias] = [&case.query, &case.keys, &case.values, &case.bias].map(|v| exact(v));
+    let of_groups = exact(&case.of_groups);
+    let value = |row: usize, column: usize| {
+        let shared = (case.group > 0).then(|| of_groups[row / case.group * width + column]);
+        value[row * width + column] + shared.unwrap_or(0.0)
+    };
     let mut output = vec![0.0; query.len()];
     for (query, output) in query.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
         for head in 0..case.heads {
@@ -32,7 +37,7 @@ fn attention(case: &AttentionCase) -> Vec<f64> {
             let sum: f64 = weights.iter().sum();
             for column in columns {
                 output[column] =
-                    weights.iter().enumerate().map(|(row, w)| w / sum * value[row * width + column]).sum();
+                    weights.iter().enumerate().map(|(row, w)| w / sum * value(row, column)).sum();
             }
         }
     }
@@ -50,33 +55,50 @@ struct AttentionCase {
     bias: Vec<f32>,
     /// After this many keys a new piece begins.
     cut: usize,
+    /// Keys that share a value; 0: none do.
+    group: usize,
+    of_groups: Vec<f32>,
 }
 
 impl AttentionCase {
     fn run(&self, kernel: Kernel) -> Vec<f32> {
         let width = self.heads * self.dim;
         let keys = self.keys.len() / width;
-        let op =
-            Attention::new(kernel, self.query.len() / width, self.heads, self.dim, keys, self.scale).unwrap();
+        let queries = self.query.len() / width;
+        let mut op = Attention::new(kernel, queries, self.heads, self.dim, keys, self.scale).unwrap();
+        if self.group > 0 {
+            op = op.in_groups(self.group).unwrap();
+        }
         let (mut scratch, mut output) = (vec![9.0; op.scratch_len()], vec![9.0; self.query.len()]);
         let [keys, values] = [&self.keys, &self.values].map(|rows| rows.split_at(self.cut * width));
-        op.run(&self.query, &[keys.0, keys.1], &[values.0, values.1], &self.bias, &mut scratch, &mut output);
+        let operands = Operands {
+            query: &self.query,
+            keys: &[keys.0, keys.1],
+            values: &[values.0, values.1],
+            of_groups: &self.of_groups,
+            bias: &self.bias,
+        };
+        op.run(&operands, &mut scratch, &mut output);
         output
     }
 }
 
-/// Biases leave keys out, but never all of them.
+/// Biases leave keys out, but never all of them. A single query, which takes a way of its own, is as frequent as several;
+/// keys come in groups in half of the cases, heads of four registers in some.
 fn attention_cases() -> impl Strategy<Value = AttentionCase> {
-    (1..=10usize, 1..=3usize, 1..=3usize, 1..=20usize, 0.05f32..0.5).prop_flat_map(
-        |(queries, heads, eights, keys, scale)| {
-            let dim = 8 * eights;
+    let queries = prop_oneof![Just(1usize), 2..=10usize];
+    let keys = prop_oneof![(Just(0usize), 1..=20usize), (1..=5usize, 1..=5usize)];
+    (queries, 1..=3usize, 1..=4usize, keys, 0.05f32..0.5).prop_flat_map(
+        |(queries, heads, eights, (group, count), scale)| {
+            let (dim, keys) = (8 * eights, group.max(1) * count);
             let rows = |count: usize| vec(-3.0f32..3.0, count * heads * dim);
             let bias = vec(prop_oneof![3 => -2.0f32..2.0, 1 => Just(-1e9f32)], heads * keys);
-            (rows(queries), rows(keys), rows(keys), bias, 0..=keys).prop_map(
-                move |(query, keys, values, mut bias, cut)| {
+            let of_groups = rows(if group > 0 { count } else { 0 });
+            (rows(queries), rows(keys), rows(keys), of_groups, bias, 0..=keys).prop_map(
+                move |(query, keys, values, of_groups, mut bias, cut)| {
                     let count = bias.len() / heads;
                     bias.iter_mut().step_by(count).for_each(|first| *first = first.max(-2.0));
-                    AttentionCase { heads, dim, scale, query, keys, values, bias, cut }
+                    AttentionCase { heads, dim, scale, query, keys, values, bias, cut, group, of_groups }
                 },
             )
         },
@@ -173,6 +195,10 @@ proptest! {
 fn shapes_that_do_not_fit_are_refused() {
     assert!(Attention::new(Kernel::Scalar, 1, 1, 12, 4, 1.0).is_err());
     assert!(Attention::new(Kernel::Scalar, 1, 1, 8, 0, 1.0).is_err());
+    let six_keys = Attention::new(Kernel::Scalar, 1, 1, 8, 6, 1.0).unwrap();
+    assert!(
+        six_keys.in_groups(3).is_ok() && six_keys.in_groups(4).is_err() && six_keys.in_groups(0).is_err()
+    );
     assert!(Softmax::new(Kernel::Scalar, 0).is_err());
     assert!(LayerNorm::new(Kernel::Scalar, &[1.0; 9], &[0.0; 9], 1e-5).is_err());
     assert!(LayerNorm::new(Kernel::Scalar, &[1.0; 8], &[0.0; 7], 1e-5).is_err());

@@ -85,7 +85,7 @@ pub(crate) struct Decoder {
 impl Decoder {
     pub(crate) fn load(bundle: &Bundle, kernel: Kernel) -> Result<Self> {
         let manifest = bundle.manifest();
-        // Getting the window's keys and values ready takes several times as long as a token.
+        // What rests on the ages of the window's snippets is computed once a text, and the text on the window as it was.
         let of_window = [port::CROSS_K, port::CROSS_V, port::AGE, port::VALID];
         let graph = Self::graph(bundle, kernel)?.split_at(&of_window)?;
         let tokenizer = Tokenizer::new(&manifest.text);

@@ -54,10 +54,13 @@ impl Part {
         Ok(Self { state: model.into_runnable()?.spawn()?, reads })
     }
 
-    /// What it is run on: those of the graph's inputs that it reads, then `held`.
+    /// What it is run on: those of the graph's inputs that it reads, the held ones as they were, then what was computed.
     fn values(&self, inputs: &[Arc<Tensor>], held: &Held) -> TVec<TValue> {
-        let read = self.reads.iter().map(|&index| TValue::from_const(Arc::clone(&inputs[index])));
-        read.chain(held.0.iter().cloned()).collect()
+        let read = self.reads.iter().map(|&index| {
+            let kept = held.inputs.iter().find(|(kept, _)| *kept == index);
+            TValue::from_const(Arc::clone(kept.map_or(&inputs[index], |(_, tensor)| tensor)))
+        });
+        read.chain(held.computed.iter().cloned()).collect()
     }
 }
 
@@ -65,11 +68,14 @@ impl Part {
 /// writes again.
 ///
 /// A graph that runs many times on inputs of which some stay the same can be split ([`Self::split_at`]): what rests on
-/// those alone is then computed once, by [`Self::hold`], and used by each [`Self::run_on`].
+/// those alone is then computed once, by [`Self::hold`], and used by each [`Self::run_on`]. A held input that is written to
+/// meanwhile is copied first.
 pub(crate) struct Graph {
     name: &'static str,
     /// What rests on the held inputs alone.
     prelude: Option<Part>,
+    /// Held inputs that the rest reads as they are.
+    kept: Vec<usize>,
     /// Everything, or what the prelude leaves.
     rest: Part,
     inputs: Vec<Arc<Tensor>>,
@@ -120,12 +126,13 @@ impl Graph {
         }
         let rest = Part::new(model, (0..inputs.len()).collect()).map_err(|e| internal(name, &e))?;
         let inputs = inputs.iter().map(Port::zeros).collect::<Result<_>>()?;
-        Ok(Self { name, prelude: None, rest, inputs, stop: None })
+        Ok(Self { name, prelude: None, kept: Vec::new(), rest, inputs, stop: None })
     }
 
     /// Splits off what rests on the `held` inputs alone.
     pub(crate) fn split_at(mut self, held: &[usize]) -> Result<Self> {
         let (prelude, rest) = split(self.rest.state.model(), held).map_err(|e| internal(self.name, &e))?;
+        self.kept = held.iter().copied().filter(|index| rest.reads.contains(index)).collect();
         self.prelude = Some(prelude);
         self.rest = rest;
         Ok(self)
@@ -163,6 +170,10 @@ impl Graph {
     }
 
     fn typed_input<D: Datum>(&mut self, index: usize) -> Result<&mut [D]> {
+        if self.kept.contains(&index) && Arc::get_mut(&mut self.inputs[index]).is_none() {
+            // Whoever holds it keeps it as it was.
+            self.inputs[index] = Arc::new(Tensor::clone(&self.inputs[index]));
+        }
         // tract drops its references when a run returns, so this is the only one left.
         Arc::get_mut(&mut self.inputs[index])
             .ok_or_else(|| {
@@ -223,8 +234,10 @@ impl Graph {
     pub(crate) fn hold(&mut self) -> Result<Held> {
         self.check_stop()?;
         let Some(prelude) = &mut self.prelude else { return Ok(Held::default()) };
-        let inputs = prelude.values(&self.inputs, &Held::default());
-        prelude.state.run(inputs).map(Held).map_err(|e| internal(self.name, &e))
+        let values = prelude.values(&self.inputs, &Held::default());
+        let computed = prelude.state.run(values).map_err(|e| internal(self.name, &e))?;
+        let inputs = self.kept.iter().map(|&index| (index, Arc::clone(&self.inputs[index]))).collect();
+        Ok(Held { computed, inputs })
     }
 
     /// Runs the graph on the current inputs, the held ones as they were at [`Self::hold`].
@@ -249,9 +262,12 @@ impl Graph {
     }
 }
 
-/// What a graph computed from its held inputs.
+/// What a graph computed from its held inputs, and those that are read as they are, by their index.
 #[derive(Default)]
-pub(crate) struct Held(TVec<TValue>);
+pub(crate) struct Held {
+    computed: TVec<TValue>,
+    inputs: TVec<(usize, Arc<Tensor>)>,
+}
 
 /// The graph without the conversion of its first input to int8 in units of `params`; `None` if it does not begin so.
 fn without_entry(model: &TypedModel, params: QuantParams) -> TractResult<Option<TypedModel>> {

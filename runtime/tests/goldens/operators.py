@@ -132,6 +132,54 @@ def attention(queries: int):
     return nodes, constants, feed | {"bias": bias.astype(np.float32)}, {}
 
 
+def attention_in_groups(queries: int):
+    """Over a layer of a window, with values of its snippets beside those of their tokens, as the decoder's."""
+    slots, rows, width, heads = 5, 3, 128, 4
+    keys = slots * rows
+    constants = [
+        constant("layer", np.array(1, np.int64)), numbers("line", 1, -1, width), numbers("join", 1, queries, -1),
+        numbers("split_q", 1, queries, heads, -1), numbers("split_k", 1, keys, heads, -1),
+        numbers("split_ages", 1, slots, heads, -1), numbers("slots", 1, heads, -1, slots, rows),
+        scalar("rows", rows), scalar("scale", 0.17677669),
+    ]  # fmt: skip
+
+    def node(kind, inputs, output, **attributes):
+        return helper.make_node(kind, inputs, [output], f"op_{output}", **attributes)
+
+    nodes = []
+    for side, order in (("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [
+            node("Gather", [f"{side}_window", "layer"], f"{side}_layer", axis=1),
+            node("Reshape", [f"{side}_layer", "line"], f"{side}_line"),
+            node("Reshape", [f"{side}_line", "split_k"], f"{side}_heads"),
+            node("Transpose", [f"{side}_heads"], f"{side}_turned", perm=order),
+        ]
+    nodes += [
+        node("Reshape", ["q", "split_q"], "q_heads"),
+        node("Transpose", ["q_heads"], "q_turned", perm=[0, 2, 1, 3]),
+        node("MatMul", ["q_turned", "k_turned"], "products"),
+        node("Mul", ["products", "scale"], "scaled"),
+        node("Add", ["scaled", "bias"], "scores"),
+        node("Softmax", ["scores"], "weights", axis=-1),
+        node("MatMul", ["weights", "v_turned"], "weighted"),
+        node("Reshape", ["weights", "slots"], "by_slot"),
+        node("ReduceMean", ["by_slot"], "mean", axes=[-1], keepdims=0),
+        node("Mul", ["mean", "rows"], "of_slot"),
+        node("Reshape", ["ages", "split_ages"], "ages_heads"),
+        node("Transpose", ["ages_heads"], "ages_turned", perm=[0, 2, 1, 3]),
+        node("MatMul", ["of_slot", "ages_turned"], "weighted_ages"),
+        node("Add", ["weighted", "weighted_ages"], "read"),
+        node("Transpose", ["read"], "together", perm=[0, 2, 1, 3]),
+        node("Reshape", ["together", "join"], "y"),
+    ]
+    bias = RNG.normal(0, 1, [1, heads, 1, keys])
+    bias[0, :, 0, 4::3] = -1e9
+    inputs = {"q": [1, queries, width], "k_window": [1, 2, slots, rows, width], "v_window": [1, 2, slots, rows, width],
+              "ages": [1, slots, width]}  # fmt: skip
+    feed = {name: RNG.normal(0, 1, shape).astype(np.float32) for name, shape in inputs.items()}
+    return nodes, constants, feed | {"bias": bias.astype(np.float32)}, {}
+
+
 CASES = {
     "pointwise": lambda: convolution([1, 40, 3, 5], 24, 1, 1, [0] * 4, "relu6"),
     "pointwise-one-pixel": lambda: convolution([1, 112, 1, 1], 21, 1, 1, [0] * 4, "none"),
@@ -147,6 +195,8 @@ CASES = {
     "gelu": gelu,
     "attention": lambda: attention(10),
     "attention-one-query": lambda: attention(1),
+    "attention-in-groups": lambda: attention_in_groups(6),
+    "attention-in-groups-one-query": lambda: attention_in_groups(1),
 }
 
 

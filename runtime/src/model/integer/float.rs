@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use girasol_ops::{
     Kernel,
-    attention::Attention,
+    attention::{Attention, Operands},
     pointwise::{Gelu, LayerNorm, Softmax},
 };
 use tract_onnx::{
@@ -70,11 +70,12 @@ enum Work {
     LayerNorm(LayerNorm),
     Softmax(Softmax),
     Gelu(Gelu),
-    /// The keys' pieces come first.
+    /// The keys' pieces come first. `groups`: a last input is what groups of keys have in common.
     Attention {
         op: Attention,
         pieces: Vec<Piece>,
         bias: Bias,
+        groups: bool,
     },
 }
 
@@ -106,7 +107,9 @@ impl FloatOp {
             }
             Fused::Softmax => Work::Softmax(Softmax::new(kernel, shapes[0].last().copied().unwrap_or(0))?),
             Fused::Gelu => Work::Gelu(Gelu::new(kernel)?),
-            Fused::Attention { heads, scale, layers } => attention(kernel, *heads, *scale, layers, shapes)?,
+            Fused::Attention { heads, scale, layers, group } => {
+                attention(kernel, *heads, *scale, layers, *group, shapes)?
+            }
         };
         Ok(Self { work: Arc::new(work), shape: shapes[0].iter().copied().collect() })
     }
@@ -123,7 +126,7 @@ impl FloatOp {
 
     fn scratch_len(&self) -> usize {
         match &*self.work {
-            Work::Attention { op, bias, .. } => op.scratch_len() + bias.heads * bias.keys,
+            Work::Attention { op, bias, .. } => op.scratch_len() + bias.spread_len(),
             _ => 0,
         }
     }
@@ -134,7 +137,7 @@ impl FloatOp {
             Work::LayerNorm(op) => op.run(input, output),
             Work::Softmax(op) => op.run(input, output),
             Work::Gelu(op) => op.run(input, output),
-            Work::Attention { op, pieces, bias } => {
+            Work::Attention { op, pieces, bias, groups } => {
                 let mut found = TVec::<&[f32]>::new();
                 for (piece, tensor) in pieces.iter().zip(&inputs[1..]) {
                     let values = slice::<f32>(tensor)?;
@@ -142,21 +145,23 @@ impl FloatOp {
                     found.push(&values[piece.index * len..][..len]);
                 }
                 let (keys, values) = found.split_at(pieces.len() / 2);
-                let (spread, scratch) = scratch.split_at_mut(bias.heads * bias.keys);
-                bias.spread(slice(&inputs[1 + pieces.len()])?, spread);
-                op.run(input, keys, values, spread, scratch, output);
+                let of_groups = if *groups { slice(&inputs[2 + pieces.len()])? } else { &[] };
+                let (spread, scratch) = scratch.split_at_mut(bias.spread_len());
+                let bias = bias.spread(slice(&inputs[1 + pieces.len()])?, spread);
+                op.run(&Operands { query: input, keys, values, of_groups, bias }, scratch, output);
             }
         }
         Ok(())
     }
 }
 
-/// Inputs: queries, pieces of keys, as many of values, bias.
+/// Inputs: queries, pieces of keys, as many of values, bias, values of groups if there are groups.
 fn attention(
     kernel: Kernel,
     heads: usize,
     scale: f32,
     layers: &[Option<usize>],
+    group: Option<usize>,
     shapes: &[Vec<usize>],
 ) -> TractResult<Work> {
     let &[1, queries, width] = &shapes[0][..] else { bail!("queries of shape {:?}", shapes[0]) };
@@ -174,23 +179,45 @@ fn attention(
         bail!("{heads} heads on {width} values; keys in pieces of {keys:?} rows, values of {values:?}");
     }
     let keys = keys.iter().sum();
-    let shape = shapes.last().map_or(&[][..], |shape| shape);
+    let shape = shapes.get(1 + layers.len()).map_or(&[][..], |shape| shape);
     let (&[1, own_heads, 1, own_keys] | &[1, own_heads, 1, 1, own_keys]) = shape else {
         bail!("a bias of shape {shape:?}")
     };
     if (own_heads != 1 && own_heads != heads) || (own_keys != 1 && own_keys != keys) {
         bail!("a bias of shape {shape:?} for {heads} heads and {keys} keys");
     }
-    let op = Attention::new(kernel, queries, heads, width / heads, keys, scale)?;
-    Ok(Work::Attention { op, pieces, bias: Bias { heads, keys, own_heads, own_keys } })
+    let mut op = Attention::new(kernel, queries, heads, width / heads, keys, scale)?;
+    if let Some(group) = group {
+        op = op.in_groups(group)?;
+        let shape = shapes.get(2 + layers.len()).map_or(&[][..], |shape| shape);
+        if shape != [1, keys / group, width] {
+            bail!("values of groups of shape {shape:?} for {keys} keys in groups of {group}");
+        }
+    }
+    Ok(Work::Attention {
+        op,
+        pieces,
+        bias: Bias { heads, keys, own_heads, own_keys },
+        groups: group.is_some(),
+    })
 }
 
 impl Bias {
-    fn spread(self, bias: &[f32], to: &mut [f32]) {
+    /// Scratch values that spreading needs; none where nothing is to be spread.
+    fn spread_len(self) -> usize {
+        if (self.own_heads, self.own_keys) == (self.heads, self.keys) { 0 } else { self.heads * self.keys }
+    }
+
+    /// The bias of each head and key: `bias` itself or, spread, `to`.
+    fn spread<'a>(self, bias: &'a [f32], to: &'a mut [f32]) -> &'a [f32] {
+        if to.is_empty() {
+            return bias;
+        }
         for (head, row) in to.chunks_exact_mut(self.keys).enumerate() {
             let bias = &bias[head % self.own_heads * self.own_keys..][..self.own_keys];
             row.iter_mut().zip(bias.iter().cycle()).for_each(|(to, &from)| *to = from);
         }
+        to
     }
 }
 

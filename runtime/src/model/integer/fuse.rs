@@ -19,8 +19,9 @@ pub(super) enum Fused {
     Softmax,
     /// By the tanh approximation.
     Gelu,
-    /// Inputs: queries, pieces of keys, as many pieces of values, bias. A piece is a whole tensor or one layer of it.
-    Attention { heads: usize, scale: f32, layers: Vec<Option<usize>> },
+    /// Inputs: queries, pieces of keys, as many pieces of values, bias, and what the keys of a group have in common if they
+    /// come in groups. A piece is a whole tensor or one layer of it.
+    Attention { heads: usize, scale: f32, layers: Vec<Option<usize>>, group: Option<usize> },
 }
 
 /// Replaces the patterns; returns what each placeholder, by its node's name, stands for.
@@ -133,11 +134,19 @@ impl<'a> Finder<'a> {
         fits.then(|| (Fused::Gelu, vec![x.to_owned()]))
     }
 
-    /// From the last Reshape backwards: heads side by side again, weighted values, softmax, bias, scaled products.
+    /// From the last Reshape backwards: heads side by side again, weighted values (and those of groups), softmax, bias,
+    /// scaled products.
     fn attention(&self, node: &NodeProto) -> Option<(Fused, Vec<String>)> {
         let [joined, _] = inputs(node, "Reshape")?;
-        let [weights, values] = inputs(self.turned(joined, [0, 2, 1, 3])?, "MatMul")?;
-        let softmax = self.made(weights, "Softmax").filter(|_| self.readers.get(weights) == Some(&1))?;
+        let read = self.turned(joined, [0, 2, 1, 3])?;
+        let (own, shared) = match inputs(read, "Add") {
+            Some([own, shared]) => (self.made(own, "MatMul")?, Some(self.made(shared, "MatMul")?)),
+            None => (read, None),
+        };
+        let [weights, values] = inputs(own, "MatMul")?;
+        let readers = if shared.is_some() { 2 } else { 1 };
+        let softmax =
+            self.made(weights, "Softmax").filter(|_| self.readers.get(weights) == Some(&readers))?;
         if attribute(softmax, "axis").is_some_and(|a| a.i != -1) {
             return None;
         }
@@ -162,7 +171,32 @@ impl<'a> Finder<'a> {
             layers.push(layer);
         }
         names.push(bias.to_owned());
-        Some((Fused::Attention { heads, scale, layers }, names))
+        let mut group = None;
+        if let Some(shared) = shared {
+            let (size, values) = self.of_groups(shared, weights, heads)?;
+            names.push(values.to_owned());
+            group = Some(size);
+        }
+        Some((Fused::Attention { heads, scale, layers, group }, names))
+    }
+
+    /// The weights of each group's keys added up, as their mean times their number, and multiplied with the group's
+    /// values: how many keys a group has, and its values.
+    fn of_groups(&self, product: &'a NodeProto, weights: &str, heads: usize) -> Option<(usize, &'a str)> {
+        let [sums, values] = inputs(product, "MatMul")?;
+        let [means, count] = inputs(self.made(sums, "Mul")?, "Mul")?;
+        let mean = self.made(means, "ReduceMean")?;
+        let [grouped, shape] = inputs(self.made(mean.input.first()?, "Reshape")?, "Reshape")?;
+        let [1, of_heads, _, _, size] = self.integers(shape)?[..] else { return None };
+        let (values, value_heads) = self.split(values, [0, 2, 1, 3])?;
+        let fits = grouped == weights
+            && mean.input.len() == 1
+            && attribute(mean, "axes").is_some_and(|a| a.ints == [-1])
+            && attribute(mean, "keepdims").is_some_and(|a| a.i == 0)
+            && self.number(count) == u16::try_from(size).ok().map(f32::from)
+            && usize::try_from(of_heads) == Ok(heads)
+            && value_heads == heads;
+        fits.then_some((usize::try_from(size).ok()?, values))
     }
 
     /// What is read by the Transpose that makes the tensor.
