@@ -49,6 +49,7 @@ is 'and is in the groups video and audio' inside sh -c 'id -nG girasol | grep -q
 # shellcheck disable=SC2016
 is 'the credential is empty, mode 0600' inside sh -c '[ "$(stat -c %a:%U:%s /etc/girasol/mqtt-password)" = 600:root:0 ]'
 is 'the shipped configuration and bundle pass girasol check' inside girasol check --no-mqtt
+is 'every link between the shipped pages leads somewhere' python3 cross/package/links.py "$tree/usr/share/doc/girasol"
 
 say upgrade
 printf '[device]\nname = "porch"\n' >"$tree/etc/girasol/girasol.toml"
