@@ -83,10 +83,10 @@ impl Live {
             return false;
         }
         *part = Part { text: text(), drawn_at: Some(now) };
-        let parts = [&line.sound.text, &line.light.text];
-        let shown: Vec<&str> =
-            parts.into_iter().filter(|text| !text.is_empty()).map(String::as_str).collect();
-        line.write(&shown.join("   "));
+        let parts = [line.sound.text.as_str(), line.light.text.as_str()];
+        let gap = if parts.contains(&"") { "" } else { "   " };
+        let text = parts.join(gap);
+        line.write(&text);
         true
     }
 }
