@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deb=$(realpath "${1:?DEB is missing}")
-base=.cache/cross/bookworm.tar
+include=adduser,init-system-helpers,libasound2
+base=.cache/cross/bookworm-$(sha256sum <<<"$include" | cut -c1-8).tar
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'package: FAILED: %s\n' "$*" >&2; exit 1; }
@@ -20,7 +21,7 @@ not() { ! "$@"; }
 [[ $(id -u) -eq 0 ]] || fail 'needs root for a chroot'
 if [[ ! -f $base ]]; then
     mkdir -p "${base%/*}"
-    mmdebstrap --quiet --variant=essential --include=adduser,init-system-helpers bookworm "${base%.tar}.part.tar"
+    mmdebstrap --quiet --variant=essential --include="$include" bookworm "${base%.tar}.part.tar"
     mv "${base%.tar}.part.tar" "$base"
 fi
 tree=$(mktemp -d)
