@@ -515,7 +515,8 @@ script --quiet --command "$check --seconds 3 2>> /share/log" /share/terminal > /
     check("S32_LE" in free and "48000" in free, f"formats of a microphone that is free: {devices}")
     result.measure(f"the microphone's formats: {played.strip()}")
     # What a terminal shows: a line that is drawn over and over, and is gone before the verdicts.
-    terminal = (board.share / "terminal").read_text()
+    # (As bytes: reading as text turns a carriage return into a new line.)
+    terminal = (board.share / "terminal").read_bytes().decode()
     drawn = re.findall(r"\r\x1b\[K([^\r\n]*)", terminal)
     meters = [line for line in drawn if re.fullmatch(r"sound \[[#.|!]+\] -120 dB   light \[[#.]+\] +\d+ %, .*", line)]
     check(len(meters) >= 20, f"no level and light on a terminal: {drawn}")
