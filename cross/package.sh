@@ -39,16 +39,12 @@ done
 doc=usr/share/doc/girasol
 put 644 "$from/copyright" $doc/copyright
 put 644 "$from/girasol.toml" $doc/examples/girasol.toml
-for page in docs/guide/*.md docs/reference/*.md; do
-    put 644 "$page" "$doc/${page##*/}"
-done
-put 644 models/MODEL_CARD.md $doc/model-card.md
-put 644 models/ATTRIBUTION.md $doc/attribution.md
+repository=$(sed -n 's/^repository = "\(.*\)"/\1/p' Cargo.toml)
+[[ -n $repository ]] || die 'no repository in Cargo.toml'
+python3 cross/package/docs.py "$repository" "$tree/$doc"
 python3 cross/package/third_party.py "$triple" >"$tree/$doc/third-party.txt"
 chmod 644 "$tree/$doc/third-party.txt"
-for page in model-card.md attribution.md third-party.txt; do
-    squeeze "$doc/$page"
-done
+squeeze "$doc/third-party.txt"
 {
     printf 'girasol (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md in the source.\n\n' "$version"
     printf ' -- girasol contributors <girasol-rt@users.noreply.github.com>  %s\n' \

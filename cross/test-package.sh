@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 deb=$(realpath "${1:?DEB is missing}")
-base=.cache/cross/bookworm.tar
+include=adduser,init-system-helpers,libasound2
+base=.cache/cross/bookworm-$(sha256sum <<<"$include" | cut -c1-8).tar
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'package: FAILED: %s\n' "$*" >&2; exit 1; }
@@ -20,7 +21,7 @@ not() { ! "$@"; }
 [[ $(id -u) -eq 0 ]] || fail 'needs root for a chroot'
 if [[ ! -f $base ]]; then
     mkdir -p "${base%/*}"
-    mmdebstrap --quiet --variant=essential --include=adduser,init-system-helpers bookworm "${base%.tar}.part.tar"
+    mmdebstrap --quiet --variant=essential --include="$include" bookworm "${base%.tar}.part.tar"
     mv "${base%.tar}.part.tar" "$base"
 fi
 tree=$(mktemp -d)
@@ -49,6 +50,7 @@ is 'and is in the groups video and audio' inside sh -c 'id -nG girasol | grep -q
 # shellcheck disable=SC2016
 is 'the credential is empty, mode 0600' inside sh -c '[ "$(stat -c %a:%U:%s /etc/girasol/mqtt-password)" = 600:root:0 ]'
 is 'the shipped configuration and bundle pass girasol check' inside girasol check --no-mqtt
+is 'every link between the shipped pages leads somewhere' python3 cross/package/links.py "$tree/usr/share/doc/girasol"
 
 say upgrade
 printf '[device]\nname = "porch"\n' >"$tree/etc/girasol/girasol.toml"

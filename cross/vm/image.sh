@@ -2,13 +2,21 @@
 # Builds what the board in a VM boots from: the stock Debian arm64 kernel and an initramfs with a camera (vivid), a
 # sound card (snd-aloop), busybox, v4l-utils and alsa-utils. Prints the folder that holds `kernel` and `initramfs`.
 #
-# Nothing is installed: packages are fetched with apt and unpacked. The result is kept below
-# .cache/vm, under a name made from all that goes in, so a second call only prints.
+# Nothing is installed: packages are fetched with apt and unpacked. The result is kept below .cache/vm, under a name made
+# from the two scripts, so a second call only prints. A newer kernel comes in when that folder is deleted; which one it
+# is stands in `built-from`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 say() { printf 'vm: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+
+key=$(cat "${BASH_SOURCE[0]}" cross/vm/init | sha256sum | cut -c1-16)
+image=.cache/vm/$key
+if [[ -e $image/initramfs ]]; then
+    echo "$PWD/$image"
+    exit 0
+fi
 
 for tool in apt-get dpkg-deb mmdebstrap depmod modprobe cpio; do
     command -v "$tool" >/dev/null || PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
@@ -24,15 +32,9 @@ kernel=$(apt-cache depends linux-image-arm64:arm64 | sed -n 's/.*Depends: \(linu
 version=$(apt-cache show --no-all-versions "$kernel:arm64" | sed -n 's/^Version: //p' | head -n 1)
 release=${kernel#linux-image-}
 
-userland=(alsa-utils busybox-static libasound2 v4l-utils)
+# bsdutils has `script`, which gives a program a terminal.
+userland=(alsa-utils bsdutils busybox-static libasound2 v4l-utils)
 modules=(vivid snd-aloop 9p 9pnet_virtio virtio_net virtio_pci virtio_mmio virtio_rng virtio_blk ext4 crc32c_generic)
-
-key=$(cat "${BASH_SOURCE[0]}" cross/vm/init <(echo "$kernel $version") | sha256sum | cut -c1-16)
-image=.cache/vm/$key
-if [[ -e $image/initramfs ]]; then
-    echo "$PWD/$image"
-    exit 0
-fi
 
 say "building $image: $kernel $version, $(IFS=,; echo "${userland[*]}")"
 mkdir -p .cache/vm
@@ -43,6 +45,7 @@ mkdir "$work/kernel" "$work/image"
 (cd "$work" && apt-get download --quiet "$kernel:arm64" >&2)
 dpkg-deb -x "$work/$kernel"_*.deb "$work/kernel"
 cp "$work/kernel/boot/vmlinuz-$release" "$work/image/kernel"
+echo "$kernel $version" > "$work/image/built-from"
 
 mmdebstrap --quiet --variant=extract --architectures=arm64 \
     --include="$(IFS=,; echo "${userland[*]}")" \

@@ -360,5 +360,7 @@ def write_attribution(data: pathlib.Path, destination: pathlib.Path) -> None:
         "ESC-50 and ESC-10 are by K. J. Piczak.\n"
     ]
     for (dataset, licence), names in sorted(credits.items()):
-        lines.append(f"## {dataset} ({licence})\n\n" + "\n".join(f"- {name}" for name in sorted(names)) + "\n")
+        # Names are as their sources gave them; one has the form of a link.
+        plain = [name.replace("](", "]\\(") for name in sorted(names)]
+        lines.append(f"## {dataset} ({licence})\n\n" + "\n".join(f"- {name}" for name in plain) + "\n")
     destination.write_text("\n".join(lines), encoding="utf-8")

@@ -1,6 +1,7 @@
 //! `girasol check`: is everything in order, and if not, what to do.
 
 mod devices;
+mod meter;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -26,6 +27,9 @@ pub(super) struct Check {
     /// Leave camera and microphone out
     #[arg(long)]
     no_devices: bool,
+    /// Look and listen for so many seconds instead of two; a terminal shows level and light meanwhile
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600), conflicts_with = "sync")]
+    seconds: Option<u64>,
     /// Measure for so many seconds, and how far flashes are from the clicks that belong to them (sync-test video)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     sync: Option<u64>,
@@ -66,7 +70,8 @@ impl Check {
             verdicts.add("model bundle", &bundle.and_then(|bundle| check_bundle(&config, &bundle)));
             verdicts.add("ffmpeg", &Ok(check_ffmpeg()));
             if !self.no_devices {
-                devices::check(&config, self.sync.map(Duration::from_secs), &mut verdicts);
+                let length = self.sync.or(self.seconds).map(Duration::from_secs);
+                devices::check(&config, length, self.sync.is_some(), &mut verdicts);
             }
             if !self.no_mqtt {
                 verdicts.add("broker", &check_broker(&config));

@@ -1,5 +1,5 @@
-//! Camera and microphone: are they there, and do they see and hear? Measures for two seconds unless asked for more;
-//! nothing is stored.
+//! Camera and microphone: are they there, and do they see and hear? Measures for two seconds unless asked for more, and
+//! shows meanwhile what it measures if somebody is looking; nothing is stored.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -15,23 +15,25 @@ use girasol::{
     },
 };
 
-use super::Verdicts;
+use super::{Verdicts, meter::Live};
 
 /// How long is measured. Cameras need the first second to find their exposure.
 const MEASURE: Duration = Duration::from_secs(2);
 /// How long the first data may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Looks and listens at the same time; for so long that flashes with clicks can be paired, if `sync` says how long.
-pub(super) fn check(config: &Config, sync: Option<Duration>, verdicts: &mut Verdicts) {
-    let length = sync.unwrap_or(MEASURE);
+/// Looks and listens at the same time, for `length` if that says how long, and pairs flashes with clicks if `sync`.
+pub(super) fn check(config: &Config, length: Option<Duration>, sync: bool, verdicts: &mut Verdicts) {
+    let length = length.unwrap_or(MEASURE);
     let (mut flash, mut click) = (FlashMeter::default(), ClickMeter::default());
+    let live = Live::on_terminal();
     let (camera, microphone) = thread::scope(|scope| {
-        let flash = &mut flash;
-        let camera = config.camera.enabled.then(|| scope.spawn(move || look(config, length, flash)));
-        let microphone = config.microphone.enabled.then(|| listen(config, length, &mut click));
+        let (flash, live) = (&mut flash, &live);
+        let camera = config.camera.enabled.then(|| scope.spawn(move || look(config, length, flash, live)));
+        let microphone = config.microphone.enabled.then(|| listen(config, length, &mut click, live));
         (camera.map(|thread| thread.join()), microphone)
     });
+    drop(live);
     match camera {
         None => verdicts.note("camera", "switched off"),
         Some(Ok(result)) => say(verdicts, "camera", result, !config.camera.device.is_empty()),
@@ -41,7 +43,7 @@ pub(super) fn check(config: &Config, sync: Option<Duration>, verdicts: &mut Verd
         None => verdicts.note("microphone", "switched off"),
         Some(result) => say(verdicts, "microphone", result, !config.microphone.device.is_empty()),
     }
-    if sync.is_some() {
+    if sync {
         let reading = SyncReading::of(&flash, &click);
         match reading.sound_after_picture_ms {
             Some(_) => verdicts.add("together", &Ok(reading.to_string())),
@@ -61,14 +63,27 @@ fn say(verdicts: &mut Verdicts, what: &str, result: Result<(String, bool), Sourc
 }
 
 /// What was measured, and whether it is good.
-fn look(config: &Config, length: Duration, flash: &mut FlashMeter) -> Result<(String, bool), SourceError> {
+fn look(
+    config: &Config,
+    length: Duration,
+    flash: &mut FlashMeter,
+    live: &Live,
+) -> Result<(String, bool), SourceError> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let mut camera = Camera::open(&config.camera.settings(), Arc::clone(&clock))?;
     let (mut meter, mut frame) = (PictureMeter::default(), Frame::new());
+    // Of what came since it was shown last.
+    let mut recent = PictureMeter::default();
     measure(&clock, length, |timeout| match camera.read(&mut frame, timeout)? {
         Read::Data => {
             meter.add(&frame);
             flash.add(&frame);
+            if live.is_on() {
+                recent.add(&frame);
+                if live.light(&recent.reading(), clock.now()) {
+                    recent = PictureMeter::default();
+                }
+            }
             Ok(true)
         }
         _ => Ok(false),
@@ -78,14 +93,26 @@ fn look(config: &Config, length: Duration, flash: &mut FlashMeter) -> Result<(St
     Ok((detail, reading.verdict == PictureVerdict::Good))
 }
 
-fn listen(config: &Config, length: Duration, click: &mut ClickMeter) -> Result<(String, bool), SourceError> {
+fn listen(
+    config: &Config,
+    length: Duration,
+    click: &mut ClickMeter,
+    live: &Live,
+) -> Result<(String, bool), SourceError> {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let mut microphone = Microphone::open(&config.microphone.settings(), Arc::clone(&clock))?;
     let (mut meter, mut block) = (SoundMeter::default(), Block::new());
+    let mut recent = SoundMeter::default();
     measure(&clock, length, |timeout| match microphone.read(&mut block, timeout)? {
         Read::Data => {
             meter.add(&block);
             click.add(&block);
+            if live.is_on() {
+                recent.add(&block);
+                if live.sound(&recent.reading(), clock.now()) {
+                    recent = SoundMeter::default();
+                }
+            }
             Ok(true)
         }
         _ => Ok(false),
