@@ -444,13 +444,13 @@ pub fn luma(rgb: [u8; 3]) -> u8 {
     sum
 }
 
-/// Reference of [`crate::pixels::Pixels`], for one pixel and the same of the picture before: in units of 1 / 128, R, G and B
-/// less 127, and the difference in luma, saturated.
+/// Reference of [`crate::pixels::Pixels`], for one pixel and the same of the picture before: in units of 1 / 128 with zero
+/// point -1 (so that all of (v - 127) / 128 fits), R, G and B, and the difference in luma, saturated.
 #[must_use]
 #[inline(always)]
 pub fn pixel(now: [u8; 3], before: [u8; 3]) -> [i8; 4] {
-    let [r, g, b] = now.map(|value| saturate(i32::from(value) - 127));
-    [r, g, b, saturate(i32::from(luma(now)) - i32::from(luma(before)))]
+    let [r, g, b] = now.map(|value| saturate(i32::from(value) - 128));
+    [r, g, b, saturate(i32::from(luma(now)) - i32::from(luma(before)) - 1)]
 }
 
 /// Reference of [`crate::picture::Picture`], for one component of `input` width times height: each result is the average of

@@ -86,7 +86,7 @@ fn the_int8_tensor_is_what_the_encoder_makes_of_the_reference() {
     {
         let (mut tensor, mut planes) = (vec![0.0; TENSOR_VALUES], vec![0; TENSOR_VALUES]);
         frame_tensor(now, before, &mut tensor);
-        let params = QuantParams { scale: 1.0 / 128.0, zero_point: 0 };
+        let params = QuantParams { scale: 1.0 / 128.0, zero_point: -1 };
         Quantise::new(Kernel::Scalar, params).unwrap().run(&tensor, &mut planes);
         let (mut expected, mut found) = (vec![0; TENSOR_VALUES], vec![1; TENSOR_VALUES]);
         channels_last(CHANNELS, &planes, &mut expected);

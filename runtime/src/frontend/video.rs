@@ -6,6 +6,7 @@
 use girasol_ops::{
     Kernel,
     picture::{Colours, Component, Picture, PlaneSpec},
+    semantics,
 };
 
 use crate::source::{FRAME_HEIGHT, FRAME_WIDTH, Frame, SourceError, SourceErrorKind};
@@ -235,9 +236,8 @@ fn colours(format: PixelFormat, range: Range) -> Colours {
 }
 
 /// Luma of one RGB pixel.
-fn luma(rgb: &[u8; 3]) -> i16 {
-    let [r, g, b] = rgb.map(u32::from);
-    ((77 * r + 150 * g + 29 * b + 128) >> 8) as i16
+fn luma(rgb: [u8; 3]) -> i16 {
+    i16::from(semantics::luma(rgb))
 }
 
 /// Writes the video encoder's input `[4, 96, 128]`: `(v − 127) / 128` of R, G, B, then the luma difference to the
@@ -259,7 +259,7 @@ pub(crate) fn frame_tensor(current: &Frame, previous: Option<&Frame>, out: &mut 
         Some(previous) => {
             let before = previous.rgb().as_chunks::<3>().0;
             for ((value, now), then) in difference.iter_mut().zip(pixels).zip(before) {
-                *value = f32::from(luma(now) - luma(then)) / 128.0;
+                *value = f32::from(luma(*now) - luma(*then)) / 128.0;
             }
         }
     }
@@ -284,7 +284,7 @@ mod tests {
                     sum += weight * u64::from(plane[y * width + x]);
                 }
             }
-            ((sum + area / 2) / area) as u8
+            u8::try_from((sum + area / 2) / area).unwrap()
         };
         (0..PIXELS).map(|i| pixel(i / FRAME_WIDTH, i % FRAME_WIDTH)).collect()
     }

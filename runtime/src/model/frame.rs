@@ -27,8 +27,8 @@ pub enum FrameInput<'a> {
     },
 }
 
-/// What [`Pixels`] makes: (v - 127) / 128 in units of 1 / 128.
-const PIXELS: QuantParams = QuantParams { scale: 1.0 / 128.0, zero_point: 0 };
+/// What [`Pixels`] makes of (v - 127) / 128: v - 128.
+const PIXELS: QuantParams = QuantParams { scale: 1.0 / 128.0, zero_point: -1 };
 
 /// Writes frames into the encoder's input.
 pub(super) struct FrameEntry {

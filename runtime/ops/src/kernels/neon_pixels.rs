@@ -2,8 +2,8 @@
 
 use std::arch::aarch64::{
     int8x16_t, int8x16x4_t, uint8x16_t, uint8x16x3_t, uint16x8_t, vcombine_s8, vcombine_u8, vdup_n_u8,
-    vdupq_n_u8, vget_high_u8, vget_low_u8, vld3q_u8, vminq_u8, vmlal_u8, vmull_u8, vqmovn_s16,
-    vreinterpretq_s8_u8, vreinterpretq_s16_u16, vrshrn_n_u16, vst4q_s8, vsubl_u8, vsubq_u8,
+    vdupq_n_s16, vdupq_n_u8, veorq_u8, vget_high_u8, vget_low_u8, vld3q_u8, vmlal_u8, vmull_u8, vqmovn_s16,
+    vreinterpretq_s8_u8, vreinterpretq_s16_u16, vrshrn_n_u16, vst4q_s8, vsubl_u8, vsubq_s16,
 };
 
 use crate::pixels::{self, CHANNELS};
@@ -21,7 +21,9 @@ pub(crate) fn run(rgb: &[[u8; 3]], before: &[[u8; 3]], tensor: &mut [[i8; CHANNE
         // SAFETY: the references cover the 48 bytes read.
         let (now, then) = unsafe { (vld3q_u8(now.as_ptr().cast()), vld3q_u8(then.as_ptr().cast())) };
         let (bright, dark) = (luma(now), luma(then));
-        let difference = |bright, dark| vqmovn_s16(vreinterpretq_s16_u16(vsubl_u8(bright, dark)));
+        let difference = |bright, dark| {
+            vqmovn_s16(vsubq_s16(vreinterpretq_s16_u16(vsubl_u8(bright, dark)), vdupq_n_s16(1)))
+        };
         let change = vcombine_s8(
             difference(vget_low_u8(bright), vget_low_u8(dark)),
             difference(vget_high_u8(bright), vget_high_u8(dark)),
@@ -33,11 +35,11 @@ pub(crate) fn run(rgb: &[[u8; 3]], before: &[[u8; 3]], tensor: &mut [[i8; CHANNE
     pixels::run(rgb_rest, before_rest, tensor_rest);
 }
 
-/// Less 127, at most 127.
+/// Less 128.
 #[inline]
 #[target_feature(enable = "neon")]
 fn centred(x: uint8x16_t) -> int8x16_t {
-    vreinterpretq_s8_u8(vsubq_u8(vminq_u8(x, vdupq_n_u8(254)), vdupq_n_u8(127)))
+    vreinterpretq_s8_u8(veorq_u8(x, vdupq_n_u8(128)))
 }
 
 /// At most 255 * 256 before the shift.
