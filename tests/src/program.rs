@@ -113,7 +113,7 @@ pub struct Outcome {
     pub stdout: String,
     /// What it said on standard error.
     pub stderr: String,
-    /// Most memory that was ever resident, in KiB, as last seen shortly before its end.
+    /// Most memory that was ever resident, in KiB: the highest mark that was seen until shortly before its end.
     pub high_water_kib: u64,
 }
 
@@ -182,7 +182,8 @@ impl Running {
     pub fn finish_within(mut self, limit: Duration) -> Outcome {
         let (mut code, mut high_water_kib) = (None, 0);
         let ended = wait_until(limit, || {
-            high_water_kib = high_water(self.child.id()).unwrap_or(high_water_kib);
+            // The kernel updates the mark from counts by CPU that it has not all added up, so that it may fall again.
+            high_water_kib = high_water_kib.max(high_water(self.child.id()).unwrap_or(0));
             let status = self.child.try_wait().expect("a child of ours");
             code = status.and_then(|status| status.code());
             status.is_some()
