@@ -111,7 +111,7 @@ fuzz: ## look for input that breaks a parser, FUZZ_SECONDS for each of FUZZ='com
 			$$(find tests/fuzz/seeds -mindepth 1 -maxdepth 1 -name $$target); \
 	done
 
-test-arm: ## the integer operators' tests on emulated Cortex-A57, A72, A76 and Armv9; needs qemu-user and an arm64 gcc
+test-arm: ## operators and the runtime's conformance on emulated Cortex-A57, A72, A76, Armv9; needs qemu-user and an arm64 gcc
 	@bash cross/arm/test.sh
 
 test-armhf: ## the numeric crates' tests and the program's start on emulated 32-bit ARM (a quarter of an hour to build)

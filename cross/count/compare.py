@@ -12,7 +12,7 @@ import sys
 
 TOLERANCE = 0.02
 ENCODERS = ["video_encoder", "audio_encoder"]
-PER_SNIPPET = {"video_encoder": 2, "audio_encoder": 1}
+PER_SNIPPET = {"video_encoder": 2, "audio_encoder": 2}
 Key = collections.namedtuple("Key", "cpu part operator macs times")
 
 

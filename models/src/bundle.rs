@@ -62,7 +62,11 @@ impl Bundle {
                     "bundle format {f} is newer than this runtime understands ({FORMAT}): upgrade girasol"
                 )));
             }
-            Some(f) => return Err(wrong(format!("bundle format {f} is not supported (needed: {FORMAT})"))),
+            Some(f) => {
+                return Err(wrong(format!(
+                    "bundle format {f} is older than this runtime takes ({FORMAT}): install the bundle that comes with it"
+                )));
+            }
             None => return Err(wrong("no `format` number: not a girasol bundle".into())),
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! `manifest.json`, format 1.
+//! `manifest.json`, format 2.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::questions::Questions;
 
 /// The manifest format that this crate reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The whole manifest. Unknown keys are refused: a bundle that says more than we understand is not ours to run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +65,7 @@ pub struct Geometry {
     pub frame_height: usize,
     pub dim: usize,
     pub video_tokens: usize,
+    pub audio_patches: usize,
     pub audio_tokens: usize,
     pub memory_tokens: usize,
     pub snippet_tokens: usize,
@@ -75,8 +76,8 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry of format 1.
-    pub const FORMAT_1: Self = Self {
+    /// The geometry of format 2.
+    pub const FORMAT_2: Self = Self {
         sample_rate: 16_000,
         snippet_samples: 15_360,
         patch_samples: 15_600,
@@ -87,6 +88,7 @@ impl Geometry {
         frame_height: 96,
         dim: 128,
         video_tokens: 12,
+        audio_patches: 2,
         audio_tokens: 6,
         memory_tokens: 16,
         snippet_tokens: 8,
@@ -342,8 +344,8 @@ pub struct GoldenFile {
 impl Manifest {
     /// Checks what the types cannot say. Returns the first thing that is wrong.
     pub(crate) fn validate(&self) -> Result<(), String> {
-        if self.geometry != Geometry::FORMAT_1 {
-            return Err("geometry is not the one of format 1".into());
+        if self.geometry != Geometry::FORMAT_2 {
+            return Err("geometry is not the one of format 2".into());
         }
         for (list, labels) in [("audible", &self.labels.audible), ("visible", &self.labels.visible)] {
             if labels.is_empty() || labels.len() > 256 {

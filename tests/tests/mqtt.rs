@@ -455,8 +455,8 @@ fn story() -> (Vec<girasol::event::Event>, Vec<girasol::event::Why>) {
                "thresholds": {"low_false_alarm": point, "best_f1": point}})
     };
     let manifest = serde_json::from_value(json!({
-        "format": 1, "name": "n", "version": "0", "created": "", "min_runtime": "0.1.0", "licence": "MIT",
-        "geometry": girasol_model::Geometry::FORMAT_1,
+        "format": 2, "name": "n", "version": "0", "created": "", "min_runtime": "0.1.0", "licence": "MIT",
+        "geometry": girasol_model::Geometry::FORMAT_2,
         "graphs": {"video_encoder": graph, "audio_encoder": graph, "combiner": graph, "latent": graph, "decoder": graph},
         "labels": {"audible": [label("dog_bark")], "visible": [label("dog")]}, "sources": {"dog_bark": ["dog"]},
         "text": {"vocab": ["<pad>"], "pad": 0, "bos": 0, "eos": 0, "unk": 0, "max_output": 1, "max_question": 1,

@@ -76,6 +76,7 @@ class Job:
     encoder_minutes: float = 80.0
     ablation_steps: int = ablate.STEPS
     text_steps: int = train_text.STEPS
+    decoder_only: bool = False  # the start that `init` is
     small: bool = False  # a few of everything, to see that all stages run
 
     @property
@@ -114,7 +115,7 @@ class Job:
 
     def key(self, steps: int, *files: pathlib.Path | None) -> str:
         """Changes with the encoders, the schedule and the files that training starts from."""
-        text = f"{self.tokens_key()}+{steps}+" + "+".join(str(f and scenes.file_hash(f)) for f in files)
+        text = f"{self.tokens_key()}+{steps}+{'decoder+' * self.decoder_only}" + "+".join(str(f and scenes.file_hash(f)) for f in files)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def pool(self, split: str) -> train_fusion.Pool:
@@ -192,7 +193,9 @@ def run_teacher(job: Job) -> None:
 
 def run_train(job: Job) -> None:
     key = job.key(job.steps, job.init)
-    train_fusion.train(job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init)
+    train_fusion.train(
+        job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, decoder_only=job.decoder_only
+    )
 
 
 def run_distil(job: Job) -> None:
@@ -201,7 +204,10 @@ def run_distil(job: Job) -> None:
     teacher = train_fusion.load_fusion(job.teacher_checkpoint)
     key = job.key(job.steps, job.init, job.teacher_checkpoint)
     pool = job.pool("train")
-    train_fusion.train(pool, job.fusion_checkpoint, key, job.steps, job.minutes, job.init, teacher=teacher)
+    train_fusion.train(
+        pool, job.fusion_checkpoint, key, job.steps, job.minutes, job.init, teacher=teacher,
+        decoder_only=job.decoder_only,
+    )  # fmt: skip
     if measured(job, "student", job.fusion_checkpoint):
         return
     model = train_fusion.load_fusion(job.fusion_checkpoint)
@@ -308,7 +314,7 @@ def run_export(job: Job) -> None:
         },
         "fusion_steps": saved["step"],
         "warm_start_steps": init.get("step", 0),
-        "restored": init.get("restored"),
+        "restored": init.get("restored") and init["restored"] | ({"parts": "decoder"} if job.decoder_only else {}),
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
     }
     parts = export.Parts(
@@ -403,6 +409,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ablation-steps", type=int, default=ablate.STEPS, help="about 0.5 s of one core each, 36 runs")
     made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
     made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
+    made.add_argument("--decoder-only", action="store_true", help="take no more than the decoder from --init")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
     made.add_argument("--small", action="store_true", help="a few of everything: only to see that the stages run")
@@ -423,7 +430,7 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
-        options.encoder_minutes, options.ablation_steps, options.text_steps, options.small,
+        options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only, options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

@@ -99,10 +99,11 @@ def cost(c: FusionConfig) -> dict[str, int]:
     ring = torch.zeros(1, c.latent_layers, c.window, c.snippet_tokens, c.dim)
     age, ones = torch.zeros(1, c.window), torch.ones(1, 1)
     video = torch.zeros(1, c.frames, c.video_tokens, c.token_dim)
+    audio = torch.zeros(1, c.patches, c.audio_tokens, c.token_dim)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tokens, _ = fusion.combiner(
-            video, torch.zeros(1, c.audio_tokens, c.token_dim), torch.ones(1, c.frames), ones,
-            torch.zeros(1, c.frames), ones, torch.zeros(1, c.memory, c.dim),
+            video, audio, torch.ones(1, c.frames), torch.ones(1, c.patches), torch.zeros(1, c.frames), ones,
+            torch.zeros(1, c.memory, c.dim),
         )  # fmt: skip
         fusion.latent.step(tokens, ring, ring, age, age)
     parameters = sum(p.numel() for part in (fusion.combiner, fusion.latent) for p in part.parameters())

@@ -14,8 +14,8 @@ from typing import Any
 
 INTRO = """# Model card: girasol-av {version}
 
-A joint audio-video streaming model for small ARM boards: every 0.96 s it takes one log-mel patch and up to two frames
-of 128 x 96, keeps a bounded memory of the last minute, and gives label probabilities, a prediction of the next snippet
+A joint audio-video streaming model for small ARM boards: every 0.96 s it takes a log-mel patch, another that begins half
+a snippet earlier, and up to two frames of 128 x 96, keeps a bounded memory of the last minute, and gives label probabilities, a prediction of the next snippet
 ("surprise") and, on request, one short English sentence. Made by `models/train` (see its modules for every choice);
 made on {created}. Licence of the weights: {licence}.
 
@@ -83,10 +83,10 @@ def number(value: float | None, digits: int = 2) -> str:
 def size_section(body: dict[str, Any]) -> str:
     graphs = body["graphs"]
     rows = [[name, f"{g['parameters']:,}", f"{g['macs'] / 1e6:.1f} M", f"{g['bytes']:,}"] for name, g in graphs.items()]
-    snippet = sum(g["macs"] * (2 if n == "video_encoder" else 1) for n, g in graphs.items() if n != "decoder")
+    snippet = sum(g["macs"] * (2 if n.endswith("encoder") else 1) for n, g in graphs.items() if n != "decoder")
     total = sum(g["parameters"] for g in graphs.values()), sum(g["bytes"] for g in graphs.values())
     rows.append(["**all, per snippet**", f"{total[0]:,}", f"{snippet / 1e6:.1f} M", f"{total[1]:,}"])
-    note = "\nPer snippet: two frames, one patch, Combiner and latent model; the decoder's figure is per token.\n"
+    note = "\nPer snippet: two frames, two patches of sound, Combiner and latent model; the decoder's figure is per token.\n"
     return "## Size\n\n" + table(["graph", "parameters", "MAC per call", "bytes"], rows) + note
 
 
@@ -175,8 +175,9 @@ def other_sections(report: dict[str, Any]) -> str:
     parts.append("Samples, in order of drawing:\n\n" + table(["prompt", "said", "truth"], picked))
     if "onset" in report:
         phases = len(next(iter(report["onset"].values())))
-        rows = [[name, *(number(v) for v in values)] for name, values in report["onset"].items()]
-        head = ["label", *(f"{k}/{phases}" for k in range(phases))]
+        rows = [[name, *(number(v) for v in values), number(min(values) / max(values)) if max(values) else "-"]
+                for name, values in report["onset"].items()]  # fmt: skip
+        head = ["label", *(f"{k}/{phases}" for k in range(phases)), "worst / best"]
         title = "## Recall by onset within a snippet\n\nDefault thresholds, test clips at -25 dBFS, noise at -65.\n\n"
         parts.append(title + table(head, rows))
     return "\n".join(parts)
@@ -186,7 +187,8 @@ def taught(report: dict[str, Any], training: dict[str, Any]) -> str:
     model, restored = report.get("teacher"), training.get("restored")
     if restored:
         lesson = ", which had learned from a teacher of more than four times its parameters"
-        return f" (the weights of bundle {restored['version']}{lesson if restored['teacher'] else ''})"
+        whose = "the decoder alone, the rest from scratch: the" if restored.get("parts") == "decoder" else "the"
+        return f" ({whose} weights of bundle {restored['version']}{lesson if restored['teacher'] else ''})"
     if not model or not training.get("teacher"):
         return ""
     return f", half of its label and text losses from a teacher of {model['ratio']} times the parameters"

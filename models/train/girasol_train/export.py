@@ -10,7 +10,7 @@ it here, snippet by snippet, before it is written.
 `golden.json` lists `tensors` {name: {dtype, shape, offset}} (little-endian, in `golden.bin`) and `decodes`
 [{prompt, tokens}] run after the last snippet: `prompt` with `<bos>`, `tokens` as written greedily, `<eos>` excluded.
 Inputs: `mel` f16 [S, 96, 64]; `pixels` u8 [S, 2, 12, 16, 3], each standing for 8 x 8 pixels of a frame (128 x 96);
-`frame_present`, `audio_present`, `frame_offset`, `dt` f32. The difference channel follows decision 0003.
+`frame_present`, `heard`, `frame_offset`, `dt` f32. The difference channel follows decision 0003.
 Outputs, f32: `tokens`, `audible`, `visible`, `source`, `next_tokens`, one row per snippet. `int8` holds `tensors` and
 `decodes` once more, as they come out with the manifest's quantised nodes in integers (`integer_graph.py`).
 """
@@ -34,11 +34,12 @@ from torch import Tensor, nn
 from . import activations, frontend, questions, text
 from .count import count
 from .fold import fold_constants
-from .fusion import Decoder, Fusion, FusionConfig, Latent, Ring
+from .fusion import GAPLESS, SNIPPET_SECONDS, Decoder, Fusion, FusionConfig, Latent, Ring
 from .integer_graph import IntegerGraph
 from .labels import AUDIBLE, SOURCES, VISIBLE
 from .quant import fake_quant_weights, onnx_session, parity, quantise_weights_onnx
 
+FORMAT = 2  # of the bundle, docs/decisions/0004-graph-abi.md
 OPSET = 17
 TOLERANCE = 1e-4
 GOLDEN_SNIPPETS = 4
@@ -108,8 +109,8 @@ def graphs(parts: Parts) -> dict[str, Graph]:
         "video_encoder": Graph(video, {"frame": (1, 4, frontend.FRAME_HEIGHT, frontend.FRAME_WIDTH)}, ("tokens",)),
         "audio_encoder": Graph(audio, {"mel": (1, frontend.MEL_FRAMES, frontend.MEL_BINS)}, ("tokens",)),
         "combiner": Graph(fusion.combiner, {
-            "video_tokens": (1, c.frames, c.video_tokens, c.dim), "audio_tokens": (1, c.audio_tokens, c.dim),
-            "frame_present": (1, c.frames), "audio_present": (1, 1), "frame_offset": (1, c.frames), "dt": (1, 1),
+            "video_tokens": (1, c.frames, c.video_tokens, c.dim), "audio_tokens": (1, c.patches, c.audio_tokens, c.dim),
+            "frame_present": (1, c.frames), "audio_present": (1, c.patches), "frame_offset": (1, c.frames), "dt": (1, 1),
             "memory": (1, c.memory, c.dim),
         }, ("tokens", "memory_out")),
         "latent": Graph(LatentStep(fusion.latent).eval(), {
@@ -189,6 +190,7 @@ class Streamer:
 
     def reset(self) -> None:
         self.ring = Ring.empty(self.config)
+        self.mel: np.ndarray | None = None  # of the snippet before
 
     def call(self, graph: str, **feed: np.ndarray) -> dict[str, np.ndarray]:
         if graph in self.integers:
@@ -196,22 +198,31 @@ class Streamer:
         session = self.sessions[graph]
         return dict(zip((o.name for o in session.get_outputs()), session.run(None, feed), strict=True))
 
-    def encode(self, frames: list[np.ndarray | None], mel: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Frame tensors [4, 96, 128] and a patch [96, 64], None where missing -> the Combiner's token inputs."""
+    def encode(
+        self, frames: list[np.ndarray | None], mel: np.ndarray | None, dt: float = SNIPPET_SECONDS
+    ) -> dict[str, np.ndarray]:
+        """Frame tensors [4, 96, 128] and a patch [96, 64], None where missing -> the Combiner's token inputs.
+
+        The patch that begins half a snippet early is made of this one and the one before, where nothing is between.
+        """
         c = self.config
         video, audio = (
             np.zeros((1, c.frames, c.video_tokens, c.dim), np.float32),
-            np.zeros((1, c.audio_tokens, c.dim), np.float32),
+            np.zeros((1, c.patches, c.audio_tokens, c.dim), np.float32),
         )
+        whole = mel is not None and self.mel is not None and abs(dt - SNIPPET_SECONDS) < GAPLESS
+        patches = [frontend.early_patches(np.stack([self.mel, mel]))[0] if whole else None, mel]
+        self.mel = mel
         for k, frame in enumerate(frames):
             if frame is not None:
                 video[:, k] = self.call("video_encoder", frame=frame[None])["tokens"]
-        if mel is not None:
-            audio = self.call("audio_encoder", mel=mel[None])["tokens"]
+        for k, patch in enumerate(patches):
+            if patch is not None:
+                audio[:, k] = self.call("audio_encoder", mel=patch[None])["tokens"]
         return {
             "video_tokens": video, "audio_tokens": audio,
             "frame_present": np.array([[f is not None for f in frames]], np.float32),
-            "audio_present": np.array([[mel is not None]], np.float32),
+            "audio_present": np.array([[p is not None for p in patches]], np.float32),
         }  # fmt: skip
 
     def snippet(self, inputs: dict[str, np.ndarray], frame_offset: np.ndarray, dt: float) -> dict[str, np.ndarray]:
@@ -262,20 +273,20 @@ def writable(first: bool) -> np.ndarray:
 
 
 def golden_inputs(seed: int = 7) -> dict[str, np.ndarray]:
-    """A missing frame and a gap in snippet 1, no audio in snippet 2, no picture in snippet 3."""
+    """A missing frame in snippet 1, no audio in snippet 2, no picture and a gap in snippet 3."""
     rng, s, k = np.random.default_rng(seed), GOLDEN_SNIPPETS, frontend.FRAMES_PER_SNIPPET
     smooth = rng.standard_normal((s, frontend.MEL_FRAMES, 8)).repeat(frontend.MEL_BINS // 8, axis=2)
     noise = rng.standard_normal((s, frontend.MEL_FRAMES, frontend.MEL_BINS))
-    frame_present, audio_present = np.ones((s, k), np.float32), np.ones((s, 1), np.float32)
-    frame_present[1, 1], audio_present[2, 0], frame_present[3] = 0.0, 0.0, 0.0
+    frame_present, heard = np.ones((s, k), np.float32), np.ones((s, 1), np.float32)
+    frame_present[1, 1], heard[2, 0], frame_present[3] = 0.0, 0.0, 0.0
     offset, dt = np.tile(np.float32([0.24, 0.72]), (s, 1)), np.full((s, 1), 0.96, np.float32)
-    offset[1], offset[2], dt[1] = (0.20, 0.0), (0.25, 0.75), 1.92
+    offset[1], offset[2], dt[3] = (0.20, 0.0), (0.25, 0.75), 1.92
     offset *= frame_present
     return {
         "mel": (-3.0 + smooth + 0.5 * noise).astype(np.float16),
         "pixels": rng.integers(0, 256, (s, k, 12, 16, 3), dtype=np.uint8),
         "frame_present": frame_present,
-        "audio_present": audio_present,
+        "heard": heard,
         "frame_offset": offset,
         "dt": dt,
     }
@@ -290,8 +301,9 @@ def batch_outputs(fusion: Fusion, encoded: list[dict[str, np.ndarray]], inputs: 
     """The golden sequence in one piece: outputs [S, ...] of the module with the files' weights."""
     scene = {name: torch.from_numpy(np.stack([e[f"{name}_tokens"] for e in encoded], axis=1))
              for name in ("video", "audio")}  # fmt: skip
-    names = ("frame_present", "audio_present", "frame_offset", "dt")
-    out = fusion.scene(scene | {name: torch.from_numpy(inputs[name][None]) for name in names})
+    present = {name: torch.from_numpy(np.stack([e[name] for e in encoded], axis=1))
+               for name in ("frame_present", "audio_present")}  # fmt: skip
+    out = fusion.scene(scene | present | {name: torch.from_numpy(inputs[name][None]) for name in ("frame_offset", "dt")})
     return {name: out[name][0].numpy() for name in GOLDEN_OUTPUTS}
 
 
@@ -312,8 +324,8 @@ def golden_results(
             picture = inputs["pixels"][s, k].repeat(8, axis=0).repeat(8, axis=1)
             frames.append(frontend.frame_tensor(picture, previous))
             previous = picture
-        mel = inputs["mel"][s].astype(np.float32) if inputs["audio_present"][s, 0] else None
-        encoded.append(streamer.encode(frames, mel))
+        mel = inputs["mel"][s].astype(np.float32) if inputs["heard"][s, 0] else None
+        encoded.append(streamer.encode(frames, mel, float(inputs["dt"][s, 0])))
         out = streamer.snippet(encoded[-1], inputs["frame_offset"][s], float(inputs["dt"][s, 0]))
         for name, values in rows.items():
             values.append(out[name][0])
@@ -409,7 +421,8 @@ def geometry(c: FusionConfig) -> dict[str, int]:
         "patch_samples": frontend.PATCH_SAMPLES,
         "mel_frames": frontend.MEL_FRAMES, "mel_bins": frontend.MEL_BINS, "frames_per_snippet": c.frames,
         "frame_width": frontend.FRAME_WIDTH, "frame_height": frontend.FRAME_HEIGHT, "dim": c.dim,
-        "video_tokens": c.video_tokens, "audio_tokens": c.audio_tokens, "memory_tokens": c.memory,
+        "video_tokens": c.video_tokens, "audio_patches": c.patches, "audio_tokens": c.audio_tokens,
+        "memory_tokens": c.memory,
         "snippet_tokens": c.snippet_tokens, "window": c.window, "latent_layers": c.latent_layers,
         "decoder_layers": c.decoder_layers, "decoder_context": c.context,
     }  # fmt: skip
@@ -419,7 +432,7 @@ def manifest(
     parts: Parts, entries: dict[str, Any], golden: dict[str, Any], quantisation: dict[str, Any]
 ) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": FORMAT,
         "name": "girasol-av",
         "version": parts.version,
         "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -57,6 +57,14 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     return np.log(magnitude @ mel_matrix() + np.float32(LOG_OFFSET)).astype(np.float32)
 
 
+def early_patches(mel: np.ndarray) -> np.ndarray:
+    """Patches [n, 96, 64] of snippets in a row -> [n - 1, 96, 64]: those that begin half a snippet before the second,
+    the third, ...: the last half of one and the first half of the next, as a snippet is 96 hops long.
+    """
+    half = MEL_FRAMES // 2
+    return np.concatenate([mel[:-1, half:], mel[1:, :half]], axis=1)
+
+
 @functools.lru_cache(maxsize=256)
 def _overlap(src: int, dst: int) -> np.ndarray:
     """[dst, src] integer overlaps in units of 1/dst source pixel; each row sums to src."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 MASKED = -1e9
 SNIPPET_SECONDS = 0.96
+GAPLESS = 1e-3  # seconds that `dt` may be off a snippet's length where nothing is left out
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class FusionConfig:
     dim: int = 128
     heads: int = 4
     frames: int = 2
-    video_tokens: int = 12
-    audio_tokens: int = 6
+    video_tokens: int = 12  # of a frame
+    patches: int = 2  # of sound: the one that begins half a snippet early, and the snippet's own
+    audio_tokens: int = 6  # of a patch
     memory: int = 16
     snippet_tokens: int = 8
     window: int = 64
@@ -167,7 +169,7 @@ class Stamped(nn.Module):
         self.config = c = config
         self.video_in, self.audio_in = nn.Linear(c.token_dim, c.dim), nn.Linear(c.token_dim, c.dim)
         self.video_place = nn.Parameter(torch.randn(c.video_tokens, c.dim) * 0.02)
-        self.audio_place = nn.Parameter(torch.randn(c.audio_tokens, c.dim) * 0.02)
+        self.audio_place = nn.Parameter(torch.randn(c.patches, c.audio_tokens, c.dim) * 0.02)
         self.offset = TimeEmbedding(c.dim)
         self.add_summaries(c)
 
@@ -183,10 +185,10 @@ class Stamped(nn.Module):
         """Video and audio tokens with place and time, zero where absent, and the presence of each token."""
         c, b = self.config, video.shape[0]
         seen = (frame_present[:, :, None] * video.new_ones(c.video_tokens)).reshape(b, -1)
-        heard = audio_present * audio.new_ones(c.audio_tokens)
+        heard = (audio_present[:, :, None] * audio.new_ones(c.audio_tokens)).reshape(b, -1)
         stamped = self.video_in(video) + self.video_place + self.offset(frame_offset)[:, :, None, :]
         video = stamped.reshape(b, -1, c.dim) * seen[..., None]
-        audio = (self.audio_in(audio) + self.audio_place) * audio_present[..., None]
+        audio = (self.audio_in(audio) + self.audio_place).reshape(b, -1, c.dim) * heard[..., None]
         return video, audio, seen, heard
 
     def summaries(
@@ -196,7 +198,7 @@ class Stamped(nn.Module):
         any_frame = (frame_present.mean(1, keepdim=True) * self.config.frames).clamp(max=1.0)[..., None]
         return torch.cat([
             self.read_video(video, seen) + (1.0 - any_frame) * self.video_absent,
-            self.read_audio(audio, heard) + (1.0 - audio_present[..., None]) * self.audio_absent,
+            self.read_audio(audio, heard) + (1.0 - audio_present[:, -1:, None]) * self.audio_absent,
         ], dim=1)  # fmt: skip
 
     def prepare(
@@ -297,10 +299,11 @@ class SummaryCombiner(Stamped):
 
 
 class ConcatCombiner(Stamped):
-    """Baseline: every token of the snippet goes on; `snippet_tokens` = frames x video_tokens + audio_tokens."""
+    """Baseline: every token of the snippet goes on; `snippet_tokens` = frames x video_tokens + patches x
+    audio_tokens."""
 
     def add_summaries(self, c: FusionConfig) -> None:
-        if c.snippet_tokens != c.frames * c.video_tokens + c.audio_tokens:
+        if c.snippet_tokens != c.frames * c.video_tokens + c.patches * c.audio_tokens:
             raise ValueError("concatenation keeps every token")
         self.absent = nn.Parameter(torch.randn(c.snippet_tokens, c.dim) * 0.02)
 
@@ -328,8 +331,10 @@ class MeanCombiner(nn.Module):
         self, video: Tensor, audio: Tensor, frame_present: Tensor, audio_present: Tensor, frame_offset: Tensor,
         dt: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        weight = frame_present / frame_present.sum(1, keepdim=True).clamp(min=1.0)
-        pooled = [(video.mean(2) * weight[..., None]).sum(1), audio.mean(1) * audio_present]
+        pooled = [
+            (tokens.mean(2) * (present / present.sum(1, keepdim=True).clamp(min=1.0))[..., None]).sum(1)
+            for tokens, present in ((video, frame_present), (audio, audio_present))
+        ]
         return (self.out(torch.cat(pooled, dim=-1)).reshape(-1, self.config.snippet_tokens, self.config.dim),)
 
     def advance(self, tokens: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -520,7 +525,7 @@ class Fusion(nn.Module):
     def combine(self, scene: dict[str, Tensor]) -> Tensor:
         """Run the Combiner over a scene's snippets: [B, T, ...] inputs -> tokens [B, T, m, D].
 
-        Keys: video [B, T, K, Nv, D], audio [B, T, Na, D], frame_present [B, T, K], audio_present [B, T, 1],
+        Keys: video [B, T, K, Nv, D], audio [B, T, P, Na, D], frame_present [B, T, K], audio_present [B, T, P],
         frame_offset [B, T, K], dt [B, T, 1].
         """
         c, (b, t) = self.config, scene["dt"].shape[:2]

@@ -24,7 +24,15 @@ import torch
 from . import audio_data as ad
 from . import video_data as vd
 from .audio_patches import Source, TeacherScores, make_sources
-from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SAMPLE_RATE, SNIPPET_SAMPLES, frame_tensor, log_mel
+from .frontend import (
+    CARRY_SAMPLES,
+    PATCH_SAMPLES,
+    SAMPLE_RATE,
+    SNIPPET_SAMPLES,
+    early_patches,
+    frame_tensor,
+    log_mel,
+)
 from .labels import AMBIENCE, AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS
 
 VERSION = 2
@@ -374,9 +382,13 @@ def file_hash(path: pathlib.Path) -> str:
 
 @torch.no_grad()
 def audio_tokens(encoder: torch.nn.Module, shard: dict[str, np.ndarray]) -> np.ndarray:
-    """f16 [tracks, S, Na, D]."""
-    mel = shard["mel"].astype(np.float32)
-    return np.stack([encoder(torch.from_numpy(track)).numpy().astype(np.float16) for track in mel])
+    """f16 [tracks, S, 2, Na, D]: of the patch that begins half a snippet early (zeros at a track's first), and of the
+    snippet's own."""
+    out = []
+    for track in shard["mel"].astype(np.float32):
+        own, early = (encoder(torch.from_numpy(patches)) for patches in (track, early_patches(track)))
+        out.append(torch.stack([torch.cat([torch.zeros_like(own[:1]), early]), own], dim=1).numpy().astype(np.float16))
+    return np.stack(out)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from . import device, scenes, stories, text
-from .fusion import SNIPPET_SECONDS, Fusion, FusionConfig
+from .fusion import GAPLESS, SNIPPET_SECONDS, Fusion, FusionConfig
 from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
 from .video_encoder import save_atomically
 
@@ -106,8 +106,8 @@ def aligned_stream(rng: np.random.Generator, pool: Pool, audible: np.ndarray) ->
 
 
 def masks(rng: np.random.Generator, length: int) -> dict[str, np.ndarray]:
-    """Presence, offsets and gaps of one scene."""
-    frames, audio = np.ones((length, 2), np.float32), np.ones((length, 1), np.float32)
+    """Presence, offsets and gaps of one scene; presence of sound [length], still without that of its patches."""
+    frames, audio = np.ones((length, 2), np.float32), np.ones(length, np.float32)
     if rng.random() < 0.3:
         frames[rng.random(frames.shape) < rng.choice([0.05, 0.3, 0.6])] = 0.0
     for present in (frames, audio):
@@ -155,10 +155,19 @@ def source_truth(visible: np.ndarray, weight: np.ndarray, makers: np.ndarray) ->
 def clean_masks(length: int) -> dict[str, np.ndarray]:
     """Nothing missing, no gaps."""
     return {
-        "frame_present": np.ones((length, 2), np.float32), "audio_present": np.ones((length, 1), np.float32),
+        "frame_present": np.ones((length, 2), np.float32), "audio_present": np.ones(length, np.float32),
         "dt": np.full((length, 1), SNIPPET_SECONDS, np.float32),
         "frame_offset": np.tile(np.float32([0.24, 0.72]), (length, 1)),
     }  # fmt: skip
+
+
+def patch_presence(heard: np.ndarray, dt: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Presence of sound [T] -> of its patches [T, 2]: the early one needs the snippet before, without a gap; a track's
+    first snippet has none."""
+    early = heard.copy()
+    early[0] = 0.0
+    early[1:] *= heard[:-1] * (np.abs(dt[1:, 0] - SNIPPET_SECONDS) < GAPLESS)
+    return np.stack([early * (places > 0), heard], axis=1).astype(np.float32)
 
 
 def draw_scene(
@@ -177,11 +186,13 @@ def draw_scene(
     seen, seen_weight = snippet_truth(*per_frame, mask["frame_present"])
     seen_weight = forgive_wild_cats(seen, seen_weight)
     source, source_weight = source_truth(seen, seen_weight, pool.makers)
+    heard = mask["audio_present"][:, None]
+    mask["audio_present"] = patch_presence(heard[:, 0], mask["dt"], places)
     return mask | {
-        "audio": pool.audio["tokens"][tracks, places].astype(np.float32) * mask["audio_present"][..., None],
+        "audio": pool.audio["tokens"][tracks, places].astype(np.float32) * mask["audio_present"][..., None, None],
         "video": pool.video["tokens"][video_tracks[:, None], frames] * mask["frame_present"][..., None, None],
-        "audible": audible * mask["audio_present"],
-        "audible_weight": np.where(mask["audio_present"] > 0, audible_weight, 1.0).astype(np.float32),
+        "audible": audible * heard,
+        "audible_weight": np.where(heard > 0, audible_weight, 1.0).astype(np.float32),
         "visible": seen, "visible_weight": seen_weight, "source": source, "source_weight": source_weight,
     }  # fmt: skip
 
@@ -196,7 +207,7 @@ def moved(batch: dict[str, Tensor] | None, where: torch.device) -> dict[str, Ten
 
 def story(scene: dict[str, np.ndarray]) -> stories.Truth:
     """What sentences of a drawn scene can be made of."""
-    present = np.stack([scene["audio_present"][:, 0] > 0, (scene["frame_present"] > 0).any(axis=1)], axis=1)
+    present = np.stack([scene["audio_present"][:, 1] > 0, (scene["frame_present"] > 0).any(axis=1)], axis=1)
     return stories.Truth(*(scene[name] for name in stories.TRUTH), scene["dt"][:, 0].cumsum(), present)
 
 
@@ -247,7 +258,7 @@ def losses(
 ) -> dict[str, Tensor]:
     out = fusion.scene(batch)
     found = {name: masked_bce(out[name], batch[name], batch[f"{name}_weight"]) for name in HEADS}
-    steady = ((batch["dt"][:, 1:, 0] - SNIPPET_SECONDS).abs() < 1e-3).float()
+    steady = ((batch["dt"][:, 1:, 0] - SNIPPET_SECONDS).abs() < GAPLESS).float()
     error = (out["next_tokens"][:, :-1] - out["tokens"][:, 1:].detach()).pow(2).mean((2, 3))
     found["next"] = (error * steady).sum() / steady.sum().clamp(min=1.0)
     logits = text_logits(fusion, out, texts) if texts is not None else None
@@ -306,11 +317,14 @@ class Run:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, init: pathlib.Path | None, geometry: FusionConfig) -> Run:
+    def start(cls, init: pathlib.Path | None, geometry: FusionConfig, decoder_only: bool = False) -> Run:
         torch.manual_seed(0)
         fusion = Fusion(geometry).to(device.best())
         if init is not None:
-            fusion.load_state_dict(torch.load(init, map_location="cpu", weights_only=True)["average"])
+            weights = torch.load(init, map_location="cpu", weights_only=True)["average"]
+            if decoder_only:
+                weights = {name: value for name, value in weights.items() if name.startswith("decoder.")}
+            fusion.load_state_dict(weights, strict=not decoder_only)
         optimiser = torch.optim.AdamW(parameter_groups(fusion), lr=LEARNING_RATE, betas=(0.9, 0.98))
         return cls(fusion, copy.deepcopy(fusion), optimiser)
 
@@ -348,11 +362,12 @@ def rate(progress: float, step: int) -> float:
 
 def train(
     pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9, init: pathlib.Path | None = None,
-    geometry: FusionConfig | None = None, teacher: Fusion | None = None,
+    geometry: FusionConfig | None = None, teacher: Fusion | None = None, decoder_only: bool = False,
 ) -> None:  # fmt: skip
-    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`."""
+    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`. With
+    `decoder_only` no more than the decoder starts as in `init`."""
     torch.set_flush_denormal(True)
-    run, where = Run.start(init, geometry or config()), device.best()
+    run, where = Run.start(init, geometry or config(), decoder_only), device.best()
     teacher = teacher and teacher.to(where)
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)

@@ -27,7 +27,7 @@ def plain_attention(monkeypatch: pytest.MonkeyPatch):
 
 def pool() -> Pool:
     rng, a, v = np.random.default_rng(1), len(AUDIBLE_IDS), len(VISIBLE_IDS)
-    audio = {"tokens": rng.normal(size=(2, 32, 6, 128)).astype(np.float32),
+    audio = {"tokens": rng.normal(size=(2, 32, 2, 6, 128)).astype(np.float32),
              "audible": (rng.random((2, 32, a)) < 0.1).astype(np.float32),
              "audible_weight": np.ones((2, 32, a), np.float32)}  # fmt: skip
     video = {"tokens": rng.normal(size=(2, 64, 12, 128)).astype(np.float32),

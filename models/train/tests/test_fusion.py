@@ -20,10 +20,10 @@ def random_scene(steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
     def present(*shape: int) -> torch.Tensor:
         return (torch.rand(*shape, generator=g) > 0.3).float()
 
-    frames, audio = present(1, steps, c.frames), present(1, steps, 1)
+    frames, audio = present(1, steps, c.frames), present(1, steps, c.patches)
     return {
         "video": torch.randn(1, steps, c.frames, c.video_tokens, c.token_dim, generator=g) * frames[..., None, None],
-        "audio": torch.randn(1, steps, c.audio_tokens, c.token_dim, generator=g) * audio[..., None],
+        "audio": torch.randn(1, steps, c.patches, c.audio_tokens, c.token_dim, generator=g) * audio[..., None, None],
         "frame_present": frames,
         "audio_present": audio,
         "frame_offset": torch.rand(1, steps, c.frames, generator=g),
@@ -34,7 +34,7 @@ def random_scene(steps: int, seed: int = 0) -> dict[str, torch.Tensor]:
 
 VARIANTS = {
     "ttm": {}, "causal": {"combiner": "causal"}, "mean": {"combiner": "mean"}, "summary": {"combiner": "summary"},
-    "late": {"combiner": "summary", "late": True}, "concat": {"combiner": "concat", "snippet_tokens": 30},
+    "late": {"combiner": "summary", "late": True}, "concat": {"combiner": "concat", "snippet_tokens": 36},
     "wide": {"dim": 160}, "narrow window": {"window": 1},
 }  # fmt: skip
 
@@ -92,7 +92,7 @@ def test_masked_content_has_no_influence() -> None:
     fusion, scene = model(), random_scene(6)
     dirty = dict(scene)
     dirty["video"] = scene["video"] + (1 - scene["frame_present"])[..., None, None] * 7.0
-    dirty["audio"] = scene["audio"] + (1 - scene["audio_present"])[..., None] * 7.0
+    dirty["audio"] = scene["audio"] + (1 - scene["audio_present"])[..., None, None] * 7.0
     torch.testing.assert_close(fusion.scene(scene)["audible"], fusion.scene(dirty)["audible"])
 
 

@@ -11,7 +11,14 @@ import pytest
 from girasol_train import audio_data as ad
 from girasol_train import calibrate, scenes, train_fusion
 from girasol_train.audio_patches import Source
-from girasol_train.frontend import SAMPLE_RATE
+from girasol_train.frontend import (
+    CARRY_SAMPLES,
+    PATCH_SAMPLES,
+    SAMPLE_RATE,
+    SNIPPET_SAMPLES,
+    early_patches,
+    log_mel,
+)
 from girasol_train.labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS, VISIBLE_INDEX
 
 KIT = pathlib.Path(os.environ.get("GIRASOL_DATA", "missing"))
@@ -53,6 +60,21 @@ def test_snippet_truth_follows_present_frames():
     seen, known = train_fusion.snippet_truth(target, weight, np.zeros((1, 2), np.float32))
     assert seen[0].tolist() == [0, 0, 0]
     assert known[0].tolist() == [1, 1, 1]
+
+
+def test_the_early_patch_is_what_half_a_snippet_earlier_sounds_like():
+    wave = np.random.default_rng(3).normal(0.0, 0.1, CARRY_SAMPLES + 2 * SNIPPET_SAMPLES).astype(np.float32)
+    mel = log_mel(np.stack([wave[:PATCH_SAMPLES], wave[SNIPPET_SAMPLES:]]))
+    half = SNIPPET_SAMPLES // 2
+    np.testing.assert_allclose(early_patches(mel)[0], log_mel(wave[half : half + PATCH_SAMPLES]), atol=1e-5)
+
+
+def test_the_early_patch_needs_the_snippet_before_without_a_gap():
+    heard = np.array([1, 1, 0, 1, 1, 1, 1], np.float32)
+    dt = np.array([[0.96]] * 5 + [[1.92], [0.96]], np.float32)
+    early, own = train_fusion.patch_presence(heard, dt, np.array([4, 5, 6, 7, 8, 9, 0])).T
+    assert own.tolist() == heard.tolist()
+    assert early.tolist() == [0, 1, 0, 0, 1, 0, 0]
 
 
 def test_source_in_view_is_unknown_when_in_doubt():

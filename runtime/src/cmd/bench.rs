@@ -9,7 +9,7 @@ use girasol::{
     config::Config,
     event::{EventIdentity, Origin},
     frontend::bench as frontend,
-    model::{FRAMES, Model, NodeCost, StageCost},
+    model::{FRAMES, Model, NodeCost, PATCHES, StageCost},
     pipeline::Processor,
     timeline::Snippet,
 };
@@ -113,6 +113,7 @@ fn ms(duration: Duration) -> f64 {
 fn calls(graph: &str) -> u32 {
     match graph {
         "video_encoder" => u32::try_from(FRAMES).unwrap_or(0),
+        "audio_encoder" => u32::try_from(PATCHES).unwrap_or(0),
         "decoder" => 0,
         _ => 1,
     }

@@ -19,8 +19,8 @@ fn manifest() -> Manifest {
                "thresholds": {"low_false_alarm": point, "best_f1": {"on": 0.5, "off": 0.3}}, "min_snippets": min})
     };
     let manifest = json!({
-        "format": 1, "name": "test", "version": "0", "created": "2026-11-22", "min_runtime": "0.1.0", "licence": "MIT",
-        "geometry": girasol_model::Geometry::FORMAT_1,
+        "format": 2, "name": "test", "version": "0", "created": "2026-11-22", "min_runtime": "0.1.0", "licence": "MIT",
+        "geometry": girasol_model::Geometry::FORMAT_2,
         "graphs": {"video_encoder": graph, "audio_encoder": graph, "combiner": graph, "latent": graph,
                    "decoder": graph},
         "labels": {"audible": [label("dog_bark", 1), label("rain", 2)], "visible": [label("dog", 1), label("cat", 2)]},

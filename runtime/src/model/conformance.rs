@@ -95,6 +95,9 @@ fn relative_error(exact: &[f32], rounded: &[f32]) -> f32 {
 fn every_kernel_computes_the_same_tokens_and_the_same_stream() {
     let bundle = bundle();
     let mut scalar = Model::load_on(&bundle, Kernel::Scalar).unwrap();
+    if let Ok(expected) = std::env::var("GIRASOL_EXPECT_KERNEL") {
+        assert_eq!(Model::load(&bundle).unwrap().arithmetic().kernel, expected);
+    }
     let expected: Vec<_> = (0..4).map(|index| tokens(&mut scalar, index)).collect();
     let streamed = stream(&mut scalar, 12);
     for kernel in Kernel::available().filter(|&kernel| kernel != Kernel::Scalar) {

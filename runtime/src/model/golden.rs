@@ -180,7 +180,7 @@ impl Model {
         let mut start = MonoTime::default();
         for snippet in 0..golden.index.snippets {
             let mel = golden.row("mel", snippet)?;
-            let heard = golden.row("audio_present", snippet)?[0] == 1.0 && mel.len() == MEL_VALUES;
+            let heard = golden.row("heard", snippet)?[0] == 1.0 && mel.len() == MEL_VALUES;
             let frames = golden.frames(snippet, &mut previous)?;
             let offsets = golden.row("frame_offset", snippet)?;
             let dt = golden.row("dt", snippet)?[0];

@@ -50,13 +50,13 @@ use crate::{
     timeline::snippet::SNIPPET_SAMPLES,
 };
 
-const G: Geometry = Geometry::FORMAT_1;
+const G: Geometry = Geometry::FORMAT_2;
 /// Values of one frame's input tensor: [4, 96, 128].
 pub const FRAME_VALUES: usize = TENSOR_VALUES;
 /// Values of one log-mel patch: [96, 64].
 pub const MEL_VALUES: usize = MEL_FRAMES * MEL_BINS;
 
-// The frontends and the timeline make what the graphs of format 1 take.
+// The frontends and the timeline make what the graphs of format 2 take.
 const _: () = assert!(
     FRAMES == G.frames_per_snippet
         && FRAME_VALUES == 4 * G.frame_height * G.frame_width
@@ -66,7 +66,15 @@ const _: () = assert!(
         && SNIPPET_SAMPLES == G.snippet_samples
 );
 
+const HALF_PATCH: usize = MEL_VALUES / 2;
+/// Patches of sound that a snippet without gaps before it is heard by, one every half snippet.
+pub const PATCHES: usize = G.audio_patches;
 const TOKEN_BLOCK: usize = G.snippet_tokens * G.dim;
+/// Of the sound's two patches, the place of the one that begins half a snippet early, and of the snippet's own.
+const PATCH_EARLY: usize = 0;
+const PATCH_OWN: usize = 1;
+/// Seconds that `dt` may be off a snippet's length where nothing is left out.
+const GAPLESS: f32 = 1e-3;
 
 /// What a snippet brings to the model. A modality that is absent is `None`.
 #[derive(Clone, Copy)]
@@ -147,6 +155,10 @@ pub struct Model {
     latent: Graph,
     decoder: Decoder,
     window: Window,
+    /// The last half of the log-mel patch of the newest snippet that had one.
+    before: Box<[f32; HALF_PATCH]>,
+    /// Whether that was the previous snippet.
+    heard: bool,
     /// Where the bundle has a table of questions.
     history: Option<History>,
     surprise: Surprise,
@@ -193,9 +205,9 @@ impl Model {
             &graphs.combiner,
             &[
                 Port::f32("video_tokens", [1, FRAMES, G.video_tokens, d]),
-                Port::f32("audio_tokens", [1, G.audio_tokens, d]),
+                Port::f32("audio_tokens", [1, PATCHES, G.audio_tokens, d]),
                 Port::f32("frame_present", [1, FRAMES]),
-                Port::f32("audio_present", [1, 1]),
+                Port::f32("audio_present", [1, PATCHES]),
                 Port::f32("frame_offset", [1, FRAMES]),
                 Port::f32("dt", [1, 1]),
                 Port::f32("memory", [1, G.memory_tokens, d]),
@@ -247,6 +259,8 @@ impl Model {
             latent,
             decoder,
             window: Window::default(),
+            before: Box::new([0.0; HALF_PATCH]),
+            heard: false,
             surprise: Surprise::default(),
             predicted: None,
             output,
@@ -333,6 +347,7 @@ impl Model {
         self.window.clear();
         self.surprise.clear();
         self.predicted = None;
+        self.heard = false;
         for scores in [&mut self.output.audible, &mut self.output.visible, &mut self.output.source] {
             scores.fill(0.0);
         }
@@ -394,15 +409,17 @@ impl Model {
             self.combiner.input(combiner::FRAME_PRESENT)?[index] = presence(frame.is_some());
             self.combiner.input(combiner::FRAME_OFFSET)?[index] = input.frame_offset[index];
         }
-        match input.mel {
-            Some(values) => {
-                self.audio.input(0)?.copy_from_slice(values);
-                let tokens = self.audio.run()?;
-                self.combiner.input(combiner::AUDIO_TOKENS)?.copy_from_slice(tokens.get(0)?);
-            }
-            None => self.combiner.input(combiner::AUDIO_TOKENS)?.fill(0.0),
+        let halves = input.mel.map(|mel| mel.split_at(HALF_PATCH));
+        // A sound that the border between two snippets cuts in two is whole in the patch that lies across it.
+        let across =
+            halves.filter(|_| self.heard && gapless(input.dt)).map(|(first, _)| (&self.before[..], first));
+        for (index, patch) in [(PATCH_EARLY, across), (PATCH_OWN, halves)] {
+            hear(&mut self.audio, &mut self.combiner, index, patch)?;
         }
-        self.combiner.input(combiner::AUDIO_PRESENT)?[0] = presence(input.mel.is_some());
+        self.heard = halves.is_some();
+        if let Some((_, last)) = halves {
+            self.before.copy_from_slice(last);
+        }
         self.combiner.input(combiner::DT)?[0] = input.dt;
         Ok(())
     }
@@ -417,8 +434,8 @@ impl Model {
         self.latent.input(latent::TOKENS)?.copy_from_slice(tokens);
         self.combiner.input(combiner::MEMORY)?.copy_from_slice(combined.get(1)?);
         // The prediction assumed that nothing is left out between the snippets.
-        let gapless = (input.dt - SNIPPET_SECONDS).abs() < 1e-3;
-        let error = self.predicted.as_ref().filter(|_| gapless).map(|p| prediction_error(&p[..], tokens));
+        let error =
+            self.predicted.as_ref().filter(|_| gapless(input.dt)).map(|p| prediction_error(&p[..], tokens));
         self.output.surprise = error.and_then(|e| self.surprise.score(e));
         Ok(true)
     }
@@ -529,6 +546,34 @@ fn write_slot(ring: &mut [f32], new: &[f32], slot: usize) {
         let at = (layer * WINDOW + slot) * TOKEN_BLOCK;
         ring[at..at + TOKEN_BLOCK].copy_from_slice(block);
     }
+}
+
+/// Tokens of one patch of sound, given in two halves, into the Combiner's inputs; zeros without one.
+fn hear(
+    audio: &mut Graph,
+    combiner: &mut Graph,
+    index: usize,
+    patch: Option<(&[f32], &[f32])>,
+) -> Result<()> {
+    let per_patch = G.audio_tokens * G.dim;
+    let range = index * per_patch..(index + 1) * per_patch;
+    match patch {
+        Some((first, last)) => {
+            let mel = audio.input(0)?;
+            mel[..HALF_PATCH].copy_from_slice(first);
+            mel[HALF_PATCH..].copy_from_slice(last);
+            let tokens = audio.run()?;
+            combiner.input(combiner::AUDIO_TOKENS)?[range].copy_from_slice(tokens.get(0)?);
+        }
+        None => combiner.input(combiner::AUDIO_TOKENS)?[range].fill(0.0),
+    }
+    combiner.input(combiner::AUDIO_PRESENT)?[index] = presence(patch.is_some());
+    Ok(())
+}
+
+/// Whether nothing is left out between a snippet and the one before.
+fn gapless(dt: f32) -> bool {
+    (dt - SNIPPET_SECONDS).abs() < GAPLESS
 }
 
 fn presence(present: bool) -> f32 {
@@ -680,6 +725,38 @@ mod tests {
         assert!(!again.reset);
         assert_eq!(again.audible, fresh.audible);
         assert_eq!(again.visible, fresh.visible);
+    }
+
+    #[test]
+    fn the_patch_across_the_border_needs_the_snippet_before_and_no_gap() {
+        let mut model = Model::load(&bundle()).unwrap();
+        let frame = vec![0.3; FRAME_VALUES];
+        let (mel, other) = (vec![-2.0; MEL_VALUES], vec![-5.0; MEL_VALUES]);
+        let presence = |model: &mut Model, input: &Input<'_>| {
+            model.step(input).unwrap();
+            model.combiner.input(combiner::AUDIO_PRESENT).unwrap().to_vec()
+        };
+        assert_eq!(
+            presence(&mut model, &input(0, &other, &frame)),
+            [0.0, 1.0],
+            "nothing is before the first"
+        );
+        assert_eq!(presence(&mut model, &input(1, &mel, &frame)), [1.0, 1.0]);
+        let across: Vec<f32> = [&other[..HALF_PATCH], &mel[..HALF_PATCH]].concat();
+        model.audio.input(0).unwrap().copy_from_slice(&across);
+        let tokens = model.audio.run().unwrap().get(0).unwrap().to_vec();
+        assert_eq!(model.combiner.input(combiner::AUDIO_TOKENS).unwrap()[..tokens.len()], tokens);
+        let gap = Input { dt: 5.76, ..input(7, &mel, &frame) };
+        assert_eq!(presence(&mut model, &gap), [0.0, 1.0], "something was left out");
+        assert_eq!(presence(&mut model, &Input { mel: None, ..input(8, &mel, &frame) }), [0.0, 0.0]);
+        assert_eq!(
+            presence(&mut model, &input(9, &mel, &frame)),
+            [0.0, 1.0],
+            "the one before was silent to us"
+        );
+        assert_eq!(presence(&mut model, &input(10, &mel, &frame)), [1.0, 1.0]);
+        model.reset().unwrap();
+        assert_eq!(presence(&mut model, &input(11, &mel, &frame)), [0.0, 1.0], "all is forgotten");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Model {
                 Ok(())
             };
             time("video_encoder", 2, graphs.video_encoder.macs, &mut || self.video.run().map(drop))?;
-            time("audio_encoder", 1, graphs.audio_encoder.macs, &mut || self.audio.run().map(drop))?;
+            time("audio_encoder", 2, graphs.audio_encoder.macs, &mut || self.audio.run().map(drop))?;
             time("combiner", 1, graphs.combiner.macs, &mut || self.combiner.run().map(drop))?;
             time("latent", 1, graphs.latent.macs, &mut || self.latent.run().map(drop))?;
             // Once a text, and each of its tokens.

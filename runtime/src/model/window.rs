@@ -5,7 +5,7 @@ use girasol_model::Geometry;
 use crate::clock::MonoTime;
 
 /// Snippets that the latent model and the decoder look back on (docs/decisions/0004-graph-abi.md: W).
-pub(crate) const WINDOW: usize = Geometry::FORMAT_1.window;
+pub(crate) const WINDOW: usize = Geometry::FORMAT_2.window;
 
 /// Book-keeping of the ring; the keys and values themselves live in the graphs' input tensors.
 #[derive(Debug)]

@@ -157,7 +157,7 @@ impl<'a> Finder<'a> {
         let (query, heads) = self.split(query, [0, 2, 1, 3])?;
         let (keys, key_heads) = self.split(keys, [0, 2, 3, 1])?;
         let (values, value_heads) = self.split(values, [0, 2, 1, 3])?;
-        let width = Geometry::FORMAT_1.dim;
+        let width = Geometry::FORMAT_2.dim;
         if key_heads != heads || value_heads != heads || !width.is_multiple_of(8 * heads) {
             return None;
         }
@@ -228,7 +228,7 @@ impl<'a> Finder<'a> {
                 Some(node) => inputs(node, "Reshape")?,
                 None => [tensor, ""],
             };
-            let width = i64::try_from(Geometry::FORMAT_1.dim).ok()?;
+            let width = i64::try_from(Geometry::FORMAT_2.dim).ok()?;
             let in_line = shape.is_empty() || self.integers(shape).is_some_and(|s| s == [1, -1, width]);
             let gather = self
                 .made(tensor, "Gather")
