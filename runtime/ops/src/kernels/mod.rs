@@ -11,6 +11,8 @@ use crate::error::Error;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_depthwise;
 pub(crate) mod blocks;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod dotprod;
