@@ -181,6 +181,7 @@ pub(crate) fn fold(
         mantissa: vec![0; padded],
         shift: vec![1; padded],
         left_shift: vec![-1; padded],
+        coarse: factors.iter().any(|factor| factor.mantissa != 0 && factor.shift == 1),
     };
     for (channel, ((&bias, sums), factor)) in bias.iter().zip(sums).zip(factors).enumerate() {
         let folded = i64::from(bias) - i64::from(zero_point) * sums.signed;

@@ -10,16 +10,20 @@
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_storeu_si128,
     _mm256_mask_storeu_epi8, _mm256_storeu_si256, _mm512_adds_epi16, _mm512_castsi512_si128,
-    _mm512_castsi512_si256, _mm512_cmplt_epi32_mask, _mm512_cvtepi8_epi32, _mm512_dpbusd_epi32,
-    _mm512_dpwssd_epi32, _mm512_extracti32x4_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512,
-    _mm512_mask_blend_epi32, _mm512_mask_shuffle_epi32, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8,
-    _mm512_max_epi8, _mm512_min_epi8, _mm512_mul_epi32, _mm512_packs_epi16, _mm512_packs_epi32,
-    _mm512_permutexvar_epi32, _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_setr_epi32,
-    _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srai_epi16, _mm512_srav_epi32, _mm512_srli_epi64,
-    _mm512_storeu_si512, _mm512_sub_epi32, _mm512_test_epi32_mask, _mm512_xor_si512,
+    _mm512_castsi512_si256, _mm512_cvtepi8_epi32, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
+    _mm512_extracti32x4_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_mask_blend_epi32,
+    _mm512_mask_shuffle_epi32, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_max_epi8,
+    _mm512_min_epi8, _mm512_mul_epi32, _mm512_packs_epi16, _mm512_packs_epi32, _mm512_permutexvar_epi32,
+    _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
+    _mm512_slli_epi64, _mm512_srai_epi16, _mm512_srav_epi32, _mm512_srli_epi64, _mm512_storeu_si512,
+    _mm512_sub_epi32, _mm512_xor_si512,
 };
 
-use super::{ChannelBlock, array, blocks::row_blocks, scalar};
+use super::{
+    ChannelBlock, array,
+    blocks::{Left, row_blocks},
+    scalar,
+};
 use crate::{
     linear::Linear,
     semantics::{AddRescale, Clamp},
@@ -66,8 +70,12 @@ const fn first_bits(count: usize) -> u64 {
 pub(crate) fn copy_unsigned(source: &[i8], target: &mut [i8]) {
     assert_eq!(source.len(), target.len(), "target's length");
     let sign = _mm512_set1_epi8(i8::MIN);
-    for (values, target) in source.chunks(64).zip(target.chunks_mut(64)) {
-        store64(target, values.len(), _mm512_xor_si512(load_part(values), sign));
+    let ((blocks, rest), (targets, target)) = (source.as_chunks::<64>(), target.as_chunks_mut::<64>());
+    for (block, target) in blocks.iter().zip(targets) {
+        store64(target, 64, _mm512_xor_si512(load(block), sign));
+    }
+    if !rest.is_empty() {
+        store64(target, rest.len(), _mm512_xor_si512(load_part(rest), sign));
     }
 }
 
@@ -141,22 +149,13 @@ pub(super) fn halves(values: __m512i) -> [__m256i; 2] {
 ///
 /// A product of 64 bits is to be shifted by `31 + shift`. Its upper half is there for nothing, so 32 are; one less than
 /// the rest is shifted, and the last bit rounds in [`finish`]. A factor of a quarter or more (`shift` 1) leaves no such
-/// bit: a register with one is `COARSE`, and starts from the product shifted by 31.
+/// bit: an operator with one is `COARSE`, and starts from the product shifted by 31.
 #[derive(Clone, Copy)]
 pub(super) struct Ends<const COARSE: bool> {
     mantissa: __m512i,
     /// Every second channel's, where the even ones' was.
     odd_mantissa: __m512i,
     shift: __m512i,
-}
-
-/// Whether one of 16 channels is rescaled by a quarter or more. (Channels of padding have a factor of 0.)
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn is_coarse(channels: ChannelBlock<'_, 16>) -> bool {
-    let mantissa = load(channels.mantissa);
-    let coarse = _mm512_cmplt_epi32_mask(load(channels.shift), _mm512_set1_epi32(2));
-    coarse & _mm512_test_epi32_mask(mantissa, mantissa) != 0
 }
 
 impl<const COARSE: bool> Ends<COARSE> {
@@ -233,31 +232,57 @@ fn in_order(results: __m512i) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
     let values = &mut Unsigned([0; ROWS * CHUNK + 64]);
-    let left = row_blocks::<ROWS>(op, (input, output), |rows, results| {
-        linear_rows::<ROWS>(op, rows, values, results);
-    });
-    let left = row_blocks::<6>(op, left, |rows, results| linear_rows::<6>(op, rows, values, results));
-    let left = row_blocks::<4>(op, left, |rows, results| linear_rows::<4>(op, rows, values, results));
-    let left = row_blocks::<2>(op, left, |rows, results| linear_rows::<2>(op, rows, values, results));
-    row_blocks::<1>(op, left, |rows, results| linear_rows::<1>(op, rows, values, results));
+    let left = linear_blocks::<ROWS>(op, (input, output), values);
+    let left = linear_blocks::<6>(op, left, values);
+    let left = linear_blocks::<4>(op, left, values);
+    let left = linear_blocks::<2>(op, left, values);
+    linear_blocks::<1>(op, left, values);
+}
+
+/// All whole blocks of `R` rows. (Not inlined: together, the sizes would spill each other's registers.)
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn linear_blocks<'a, 'b, const R: usize>(
+    op: &Linear,
+    left: Left<'a, 'b>,
+    values: &mut Unsigned,
+) -> Left<'a, 'b> {
+    row_blocks::<R>(op, left, |rows, results| linear_rows::<R>(op, rows, values, results))
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn linear_rows<const R: usize>(op: &Linear, input: &[i8], values: &mut Unsigned, output: &mut [i8]) {
+    assert_eq!(output.len(), R * op.outputs, "a block's results");
     if op.inputs <= CHUNK {
         make_unsigned::<R>(input, op.inputs, 0, values);
     }
-    let panels = op.weights.len() / (PANEL * op.inputs.next_multiple_of(4));
+    let panels = op.outputs.div_ceil(PANEL);
     let mut panel = 0;
     while panel + 2 <= panels {
-        let sums = panel_sums::<R, 2>(op, input, values, panel);
-        store_panels(op, output, panel, &sums);
+        one_tile::<R, 2>(op, input, values, output, panel);
         panel += 2;
     }
     if panel < panels {
-        let sums = panel_sums::<R, 1>(op, input, values, panel);
-        store_panels(op, output, panel, &sums);
+        one_tile::<R, 1>(op, input, values, output, panel);
+    }
+}
+
+/// `P` panels, from values to results.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn one_tile<const R: usize, const P: usize>(
+    op: &Linear,
+    input: &[i8],
+    values: &mut Unsigned,
+    output: &mut [i8],
+    panel: usize,
+) {
+    let sums = panel_sums::<R, P>(op, input, values, panel);
+    if op.channels.coarse {
+        store_panels::<R, P, true>(op, output, panel, sums);
+    } else {
+        store_panels::<R, P, false>(op, output, panel, sums);
     }
 }
 
@@ -301,37 +326,36 @@ fn panel_sums<const R: usize, const P: usize>(
         *bias = load::<i32>(array::<_, PANEL>(&op.channels.bias, (panel + index) * PANEL));
     }
     let mut acc = [bias; R];
-    let weights = op.weights.as_chunks::<64>().0;
     let panel_steps = op.inputs.div_ceil(4);
+    let weights = &op.weights.as_chunks::<64>().0[panel * panel_steps..][..P * panel_steps];
+    if op.inputs <= CHUNK {
+        dot(&mut acc, values, weights, panel_steps, panel_steps);
+        return acc;
+    }
     for first in (0..op.inputs).step_by(CHUNK) {
-        if op.inputs > CHUNK {
-            make_unsigned::<R>(input, op.inputs, first, values);
-        }
+        make_unsigned::<R>(input, op.inputs, first, values);
         let steps = CHUNK.min(op.inputs - first).div_ceil(4);
-        let mut rows = [&weights[..0]; P];
-        for (index, rows) in rows.iter_mut().enumerate() {
-            *rows = &weights[(panel + index) * panel_steps + first / 4..][..steps];
-        }
-        dot(&mut acc, values, rows);
+        dot(&mut acc, values, &weights[first / 4..], steps, panel_steps);
     }
     acc
 }
 
-/// As many steps of four inputs as there are weights, of each row, times the channels of `P` panels.
+/// `steps` of four inputs, of each row, times the channels of `P` panels, which are `panel_steps` apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn dot<const R: usize, const P: usize>(
     acc: &mut [[__m512i; P]; R],
     values: &Unsigned,
-    weights: [&[[i8; 64]]; P],
+    weights: &[[i8; 64]],
+    steps: usize,
+    panel_steps: usize,
 ) {
-    let steps = weights[0].len();
-    let weights: [&[[i8; 64]]; P] = std::array::from_fn(|panel| &weights[panel][..steps]);
-    assert!(R * steps * 4 <= values.0.len());
+    assert!(R * steps * 4 <= values.0.len() && (P - 1) * panel_steps + steps <= weights.len());
     for step in 0..steps {
         let mut registers = [_mm512_setzero_si512(); P];
-        for (register, weights) in registers.iter_mut().zip(weights) {
-            *register = load(&weights[step]);
+        for (panel, register) in registers.iter_mut().enumerate() {
+            // SAFETY: `panel < P` and `step < steps`, so that the assertion above bounds the index.
+            *register = load(unsafe { weights.get_unchecked(panel * panel_steps + step) });
         }
         for row in 0..R {
             let index = 4 * (row * steps + step);
@@ -346,66 +370,50 @@ fn dot<const R: usize, const P: usize>(
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn store_panels<const R: usize, const P: usize>(
-    op: &Linear,
-    output: &mut [i8],
-    panel: usize,
-    sums: &[[__m512i; P]; R],
-) {
-    let coarse = (panel..panel + P).any(|panel| is_coarse(op.channels.at(panel * PANEL)));
-    if coarse {
-        store_coarse(op, output, panel, sums);
-    } else {
-        store_scaled::<R, P, false>(op, output, panel, sums);
-    }
-}
-
-/// Hardly ever: apart, so that it does not stand in the way.
-#[cold]
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn store_coarse<const R: usize, const P: usize>(
-    op: &Linear,
-    output: &mut [i8],
-    panel: usize,
-    sums: &[[__m512i; P]; R],
-) {
-    store_scaled::<R, P, true>(op, output, panel, sums);
-}
-
 /// Four registers of sums at a time: two rows of two panels, or four of one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn store_scaled<const R: usize, const P: usize, const COARSE: bool>(
+fn store_panels<const R: usize, const P: usize, const COARSE: bool>(
     op: &Linear,
     output: &mut [i8],
     panel: usize,
-    sums: &[[__m512i; P]; R],
+    sums: [[__m512i; P]; R],
 ) {
     let bounds = Bounds::new(op.clamp);
     let first = panel * PANEL;
     let low = Ends::<COARSE>::new(op.channels.at(first));
     let high = if P == 2 { Ends::<COARSE>::new(op.channels.at(first + PANEL)) } else { low };
-    let left = op.outputs - first;
-    for row in (0..R).step_by(4 / P) {
+    let left = (op.outputs - first).min(P * PANEL);
+    assert!((R - 1) * op.outputs + first + left <= output.len());
+    let four = |group: usize| {
         let mut t = [_mm512_setzero_si512(); 4];
         for (index, t) in t.iter_mut().enumerate() {
-            let sums = &sums[(row + index / P).min(R - 1)];
+            let sums = sums[(group * 4 / P + index / P).min(R - 1)];
             *t = if index % P == 0 { low.scale(sums[0]) } else { high.scale(sums[P - 1]) };
         }
-        let results = in_order(bounds.finish(t));
-        if P == 2 {
-            for (row, half) in (row..R).zip(halves(results)) {
-                store32(&mut output[row * op.outputs + first..], left, half);
+        in_order(bounds.finish(t))
+    };
+    let range = |row: usize| row * op.outputs + first..row * op.outputs + first + left;
+    // Without a loop: the compiler would not unroll it, and would put the sums into memory.
+    macro_rules! groups {
+        ($($group:literal)*) => {$(
+            if $group < (R * P).div_ceil(4) {
+                let (row, results) = ($group * 4 / P, four($group));
+                if P == 2 {
+                    for (row, half) in (row..R).zip(halves(results)) {
+                        // SAFETY: `row < R`, and the assertion above bounds the last row's range.
+                        store32(unsafe { output.get_unchecked_mut(range(row)) }, left, half);
+                    }
+                } else {
+                    for (row, quarter) in (row..R).zip(quarters(results)) {
+                        // SAFETY: as above.
+                        store16(unsafe { output.get_unchecked_mut(range(row)) }, left, quarter);
+                    }
+                }
             }
-        } else {
-            for (row, quarter) in (row..R).zip(quarters(results)) {
-                store16(&mut output[row * op.outputs + first..], left, quarter);
-            }
-        }
+        )*};
     }
+    groups!(0 1 2 3);
 }
 
 /// Residual addition, 64 values at a time. `left` and `right` have 15 bits, and four times their products and the rounding

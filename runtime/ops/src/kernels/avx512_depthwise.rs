@@ -14,7 +14,7 @@ use std::arch::x86_64::{
 
 use super::{
     Channels,
-    avx512::{Bounds, Ends, halves, is_coarse, load, quarters, store16, store32, store64},
+    avx512::{Bounds, Ends, halves, load, quarters, store16, store32, store64},
 };
 use crate::{depthwise::Depthwise, window::Window};
 
@@ -109,6 +109,7 @@ pub(crate) fn pack(window: &Window, weights: &[i8], channels: &Channels) -> (Vec
         mantissa: pick(&channels.mantissa),
         shift: pick(&channels.shift),
         left_shift: pick(&channels.left_shift),
+        coarse: channels.coarse,
     };
     (packed, channels)
 }
@@ -130,24 +131,29 @@ fn all_parts<const SIZE: usize, const STRIDE: usize>(op: &Depthwise, rows: &[&[i
     let mut given = [rows[0]; SIZE];
     given.copy_from_slice(rows);
     for (index, part) in parts(op.padded_channels).enumerate() {
-        match part.segments {
-            1 => one_part::<SIZE, STRIDE, 1>(op, &given, output, index, part.first),
-            2 => one_part::<SIZE, STRIDE, 2>(op, &given, output, index, part.first),
-            _ => one_part::<SIZE, STRIDE, 4>(op, &given, output, index, part.first),
+        match (part.segments, op.channels.coarse) {
+            (1, false) => one_part::<SIZE, STRIDE, 1, false>(op, &given, output, index, part.first),
+            (2, false) => one_part::<SIZE, STRIDE, 2, false>(op, &given, output, index, part.first),
+            (_, false) => one_part::<SIZE, STRIDE, 4, false>(op, &given, output, index, part.first),
+            (1, true) => one_part::<SIZE, STRIDE, 1, true>(op, &given, output, index, part.first),
+            (2, true) => one_part::<SIZE, STRIDE, 2, true>(op, &given, output, index, part.first),
+            (_, true) => one_part::<SIZE, STRIDE, 4, true>(op, &given, output, index, part.first),
         }
     }
 }
 
-/// Part `index`, whose channels begin at `first`.
-#[inline]
+/// Part `index`, whose channels begin at `first`. (Not inlined: together, the kinds would spill each other's registers.)
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize>(
+fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize, const COARSE: bool>(
     op: &Depthwise,
     rows: &[&[i8]; SIZE],
     output: &mut [i8],
     index: usize,
     first: usize,
 ) {
+    /// Where interleaved columns are kept: those of a square, and a power of two.
+    const RING: usize = 8;
     let channels = op.window.channels;
     let width = output.len() / channels;
     let length = width.div_ceil(SEGMENTS);
@@ -156,51 +162,58 @@ fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize>(
     for segment in 0..SEGMENTS {
         starts[segment] = (segment * length).min(width - length);
     }
-    let source = Source::<SIZE, SEGMENTS>::new(
-        op,
-        rows,
-        starts.map(|start| start * STRIDE),
-        first,
-        (length - 1) * STRIDE + SIZE,
-    );
+    let columns = (length - 1) * STRIDE + SIZE;
+    let source = Source::<SIZE, SEGMENTS>::new(op, rows, starts.map(|start| start * STRIDE), first, columns);
     let at = |register: usize| op.channels.at::<16>((index * 4 + register) * 16);
-    let coarse = (0..4).any(|register| is_coarse(at(register)));
-    let ends: [Ends<false>; 4] = [Ends::new(at(0)), Ends::new(at(1)), Ends::new(at(2)), Ends::new(at(3))];
+    let ends: [Ends<COARSE>; 4] = [Ends::new(at(0)), Ends::new(at(1)), Ends::new(at(2)), Ends::new(at(3))];
     let bias = [load(at(0).bias), load(at(1).bias), load(at(2).bias), load(at(3).bias)];
     let bounds = Bounds::new(op.clamp);
     let (weights, _) = op.weights.as_chunks::<WIDE>();
     let (weights, _) = weights[index * groups(SIZE) * 4..][..groups(SIZE) * 4].as_chunks::<4>();
-    // SAFETY, here and below: columns are fewer than `Source::new` was told.
-    let mut columns = [[_mm512_setzero_si512(); 4]; SIZE];
+    // Three columns stay in registers, five do not.
+    let mut near = [bias; 3];
+    let mut ring = [bias; RING];
     for column in 0..SIZE - STRIDE {
-        columns[STRIDE + column] = unsafe { source.column(column) };
+        // SAFETY, here and below: all columns are fewer than `columns`, which `source` was told.
+        let values = unsafe { source.column(column) };
+        if SIZE == 3 {
+            near[STRIDE + column] = values;
+        } else {
+            ring[column] = values;
+        }
     }
+    // SAFETY: there is a fifth row.
     let mut fifth = if SIZE == 5 { unsafe { source.fifth(0) } } else { bias };
     for x in 0..length {
-        for column in 0..SIZE - STRIDE {
-            columns[column] = columns[STRIDE + column];
-        }
-        for column in SIZE - STRIDE..SIZE {
-            columns[column] = unsafe { source.column(x * STRIDE + column) };
-        }
         let mut acc = bias;
-        for column in 0..SIZE {
-            dot(&mut acc, &columns[column], &weights[column]);
-        }
-        if SIZE == 5 {
+        if SIZE == 3 {
+            for column in 0..SIZE - STRIDE {
+                near[column] = near[STRIDE + column];
+            }
+            for column in SIZE - STRIDE..SIZE {
+                near[column] = unsafe { source.column(x * STRIDE + column) };
+            }
+            for column in 0..SIZE {
+                dot(&mut acc, &near[column], &weights[column]);
+            }
+        } else {
+            for column in 0..SIZE - STRIDE {
+                dot(&mut acc, &ring[(x * STRIDE + column) % RING], &weights[column]);
+            }
+            for column in SIZE - STRIDE..SIZE {
+                let values = unsafe { source.column(x * STRIDE + column) };
+                ring[(x * STRIDE + column) % RING] = values;
+                dot(&mut acc, &values, &weights[column]);
+            }
             dot(&mut acc, &fifth, &weights[5]);
+            // SAFETY: there is a fifth row.
             fifth = unsafe { source.fifth((x + 1) * STRIDE) };
             dot(&mut acc, &fifth, &weights[6]);
         }
-        let mut t = acc;
         for register in 0..4 {
-            t[register] = if coarse {
-                Ends::<true>::new(at(register)).scale(acc[register])
-            } else {
-                ends[register].scale(acc[register])
-            };
+            acc[register] = ends[register].scale(acc[register]);
         }
-        let results = bounds.finish(t);
+        let results = bounds.finish(acc);
         let place = |segment: usize| (starts[segment] + x) * channels + first..;
         let left = channels - first;
         match SEGMENTS {
@@ -300,21 +313,21 @@ impl<const SIZE: usize, const SEGMENTS: usize> Source<SIZE, SEGMENTS> {
         }
     }
 
-    /// Four columns of the fifth row, interleaved. What is no column of this part's meets weights of 0.
+    /// Four columns of the fifth row, interleaved. The last may be no column of this part's; it meets weights of 0.
     ///
     /// # Safety
-    /// There is a fifth row.
+    /// There is a fifth row, and the first three columns are as [`Self::values`] wants them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     unsafe fn fifth(&self, column: usize) -> Four {
-        let last = self.columns - 1;
-        // SAFETY: the caller's promise, and all columns are bounded.
+        let last = (column + 3).min(self.columns - 1);
+        // SAFETY: the caller's promise, and the last is bounded.
         unsafe {
             interleave([
-                self.values(SIZE - 1, column.min(last)),
-                self.values(SIZE - 1, (column + 1).min(last)),
-                self.values(SIZE - 1, (column + 2).min(last)),
-                self.values(SIZE - 1, (column + 3).min(last)),
+                self.values(SIZE - 1, column),
+                self.values(SIZE - 1, column + 1),
+                self.values(SIZE - 1, column + 2),
+                self.values(SIZE - 1, last),
             ])
         }
     }

@@ -142,6 +142,9 @@ pub(crate) struct Channels {
     pub(crate) shift: Vec<i32>,
     /// `-shift`, as NEON wants it.
     pub(crate) left_shift: Vec<i32>,
+    /// Whether a factor is a quarter or more, and a product of 64 bits therefore shifted by only 32.
+    #[allow(dead_code, reason = "for AVX-512")]
+    pub(crate) coarse: bool,
 }
 
 impl Channels {
