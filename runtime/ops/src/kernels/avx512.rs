@@ -7,16 +7,19 @@
 
 #![allow(clippy::needless_range_loop, reason = "rows and channels index several arrays at once")]
 
-use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_storeu_si128,
-    _mm256_mask_storeu_epi8, _mm256_storeu_si256, _mm512_adds_epi16, _mm512_castsi512_si128,
-    _mm512_castsi512_si256, _mm512_cvtepi8_epi32, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
-    _mm512_extracti32x4_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_mask_blend_epi32,
-    _mm512_mask_shuffle_epi32, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_max_epi8,
-    _mm512_min_epi8, _mm512_mul_epi32, _mm512_packs_epi16, _mm512_packs_epi32, _mm512_permutexvar_epi32,
-    _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
-    _mm512_slli_epi64, _mm512_srai_epi16, _mm512_srav_epi32, _mm512_srli_epi64, _mm512_storeu_si512,
-    _mm512_sub_epi32, _mm512_xor_si512,
+use std::{
+    arch::x86_64::{
+        __m128i, __m256i, __m512i, _mm_loadu_si128, _mm_mask_storeu_epi8, _mm_storeu_si128,
+        _mm256_mask_storeu_epi8, _mm256_storeu_si256, _mm512_adds_epi16, _mm512_castsi512_si128,
+        _mm512_castsi512_si256, _mm512_cvtepi8_epi32, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
+        _mm512_extracti32x4_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_mask_blend_epi32,
+        _mm512_mask_shuffle_epi32, _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_max_epi8,
+        _mm512_min_epi8, _mm512_mul_epi32, _mm512_packs_epi16, _mm512_packs_epi32, _mm512_permutexvar_epi32,
+        _mm512_set1_epi8, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
+        _mm512_slli_epi64, _mm512_srai_epi16, _mm512_srav_epi32, _mm512_srli_epi64, _mm512_storeu_si512,
+        _mm512_sub_epi32, _mm512_xor_si512,
+    },
+    mem::MaybeUninit,
 };
 
 use super::{
@@ -36,9 +39,10 @@ const PANEL: usize = 16;
 /// Inputs of a row that are made unsigned at a time: a block of them is a sixth of the first-level cache.
 const CHUNK: usize = 1024;
 
-/// A block's values as `x + 128`, row after row, and room for the last store.
+/// A block's values as `x + 128`, row after row, and room for the last store. (To clear it would take longer than a small
+/// layer.)
 #[repr(align(64))]
-struct Unsigned([i8; ROWS * CHUNK + 64]);
+struct Unsigned([MaybeUninit<u8>; ROWS * CHUNK + 64]);
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -231,7 +235,7 @@ fn in_order(results: __m512i) -> __m512i {
 /// Weights are [outputs / 16][inputs / 4][16][4].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(crate) fn linear(op: &Linear, input: &[i8], output: &mut [i8]) {
-    let values = &mut Unsigned([0; ROWS * CHUNK + 64]);
+    let values = &mut Unsigned([MaybeUninit::uninit(); ROWS * CHUNK + 64]);
     let left = linear_blocks::<ROWS>(op, (input, output), values);
     let left = linear_blocks::<6>(op, left, values);
     let left = linear_blocks::<4>(op, left, values);
@@ -287,20 +291,24 @@ fn one_tile<const R: usize, const P: usize>(
 }
 
 /// Up to [`CHUNK`] values of each row from `first` on, as `x + 128`, each row padded to whole steps; what is in the
-/// padding meets weights of 0.
+/// padding meets weights of 0. All that [`dot`] reads of as many steps is written.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn make_unsigned<const R: usize>(input: &[i8], inputs: usize, first: usize, values: &mut Unsigned) {
     let sign = _mm512_set1_epi8(i8::MIN);
-    let mut run = |source: &[i8], target: usize| {
+    let mut run = |source: &[i8], start: usize| {
+        let target = &mut values.0[start..][..source.len().next_multiple_of(64)];
+        let mut store = |index: usize, values: __m512i| {
+            let target = &mut target[64 * index..][..64];
+            // SAFETY: the target has the 64 bytes written; the store needs no alignment.
+            unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), _mm512_xor_si512(values, sign)) };
+        };
         let (blocks, rest) = source.as_chunks::<64>();
-        let target = &mut values.0[target..][..source.len().next_multiple_of(64)];
-        let (targets, _) = target.as_chunks_mut::<64>();
-        for (block, target) in blocks.iter().zip(&mut *targets) {
-            store64(target, 64, _mm512_xor_si512(load(block), sign));
+        for (index, block) in blocks.iter().enumerate() {
+            store(index, load(block));
         }
         if !rest.is_empty() {
-            store64(&mut targets[blocks.len()], 64, _mm512_xor_si512(load_part(rest), sign));
+            store(blocks.len(), load_part(rest));
         }
     };
     let len = CHUNK.min(inputs - first);
@@ -359,8 +367,8 @@ fn dot<const R: usize, const P: usize>(
         }
         for row in 0..R {
             let index = 4 * (row * steps + step);
-            // SAFETY: `row < R` and `step < steps`, so that `index + 4` is at most the length asserted above; four
-            // bytes of any value are an i32, and the read needs no alignment.
+            // SAFETY: `row < R` and `step < steps`, so that `index + 4` is at most the length asserted above, and
+            // `make_unsigned` has written those four bytes; any value is an i32, and the read needs no alignment.
             let value = unsafe { values.0.as_ptr().add(index).cast::<i32>().read_unaligned() };
             let value = _mm512_set1_epi32(value);
             for (acc, &weights) in acc[row].iter_mut().zip(&registers) {
