@@ -142,8 +142,8 @@ fn all_parts<const SIZE: usize, const STRIDE: usize>(op: &Depthwise, rows: &[&[i
     }
 }
 
-/// Part `index`, whose channels begin at `first`. (Not inlined: together, the kinds would spill each other's registers.)
-#[inline(never)]
+/// Part `index`, whose channels begin at `first`.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize, const COARSE: bool>(
     op: &Depthwise,
@@ -174,7 +174,7 @@ fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize, const
     let mut near = [bias; 3];
     let mut ring = [bias; RING];
     for column in 0..SIZE - STRIDE {
-        // SAFETY, here and below: all columns are fewer than `columns`, which `source` was told.
+        // SAFETY: those before the first output's last are fewer than `columns`, which `source` was told.
         let values = unsafe { source.column(column) };
         if SIZE == 3 {
             near[STRIDE + column] = values;
@@ -182,7 +182,7 @@ fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize, const
             ring[column] = values;
         }
     }
-    // SAFETY: there is a fifth row.
+    // SAFETY: there is a fifth row, and the first square has five columns.
     let mut fifth = if SIZE == 5 { unsafe { source.fifth(0) } } else { bias };
     for x in 0..length {
         let mut acc = bias;
@@ -191,6 +191,7 @@ fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize, const
                 near[column] = near[STRIDE + column];
             }
             for column in SIZE - STRIDE..SIZE {
+                // SAFETY: the last output's last column is `columns - 1`.
                 near[column] = unsafe { source.column(x * STRIDE + column) };
             }
             for column in 0..SIZE {
@@ -201,12 +202,13 @@ fn one_part<const SIZE: usize, const STRIDE: usize, const SEGMENTS: usize, const
                 dot(&mut acc, &ring[(x * STRIDE + column) % RING], &weights[column]);
             }
             for column in SIZE - STRIDE..SIZE {
+                // SAFETY: as above.
                 let values = unsafe { source.column(x * STRIDE + column) };
                 ring[(x * STRIDE + column) % RING] = values;
                 dot(&mut acc, &values, &weights[column]);
             }
             dot(&mut acc, &fifth, &weights[5]);
-            // SAFETY: there is a fifth row.
+            // SAFETY: there is a fifth row, and `STRIDE + 2` is at most the last column of this output's square.
             fifth = unsafe { source.fifth((x + 1) * STRIDE) };
             dot(&mut acc, &fifth, &weights[6]);
         }
@@ -240,7 +242,7 @@ fn dot(acc: &mut Four, values: &Four, weights: &[[i8; WIDE]; 4]) {
     }
 }
 
-/// Where a part's values are.
+/// Where a part's values are, as long as the rows live.
 struct Source<const SIZE: usize, const SEGMENTS: usize> {
     /// The first segment's first column in each row.
     rows: [*const i8; SIZE],
