@@ -200,11 +200,13 @@ impl Depthwise {
     /// # Panics
     /// Unless the slices have the window's lengths; `scratch` may be longer.
     pub fn run(&self, input: &[i8], scratch: &mut [i8], output: &mut [i8]) {
-        let fill = |source: &[i8], target: &mut [i8]| match self.kernel {
+        let fill = |source: &[i8], target: &mut [i8]| {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `new` has checked that this CPU has `avx512f` and `avx512bw`.
-            Kernel::Avx512Vnni => unsafe { avx512::copy_unsigned(source, target) },
-            _ => copy(source, target),
+            if self.kernel == Kernel::Avx512Vnni {
+                // SAFETY: `new` has checked that this CPU has `avx512f` and `avx512bw`.
+                return unsafe { avx512::copy_unsigned(source, target) };
+            }
+            copy(source, target);
         };
         let run_row = |rows: &[&[i8]], results: &mut [i8]| self.run_row(rows, results);
         self.window.slide(input, self.padding, fill, scratch, output, run_row);

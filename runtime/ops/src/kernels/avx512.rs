@@ -424,8 +424,8 @@ fn store_panels<const R: usize, const P: usize, const COARSE: bool>(
     groups!(0 1 2 3);
 }
 
-/// Residual addition, 64 values at a time. `left` and `right` have 15 bits, and four times their products and the rounding
-/// fit an i32, so the zero points may be taken off at the end.
+/// Residual addition, 64 values at a time. Factors have 15 bits, so that products with the zero points still in them are far
+/// within an i32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(crate) fn add(
     rescale: AddRescale,
