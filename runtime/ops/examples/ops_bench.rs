@@ -1,6 +1,7 @@
 //! Times every operator on every kernel that this CPU can run: `cargo run --release --example ops_bench`.
 //!
-//! The shapes are the reference shapes of docs/design/ops.md. Each figure is the fastest of several batches, so that
+//! The shapes are the reference shapes of docs/design/ops.md, then, with their totals, those of the shipped encoders
+//! (`ops_bench encoders`: these alone; any further words: only kernels of these names). Each figure is the fastest of several batches, so that
 //! other work on the machine disturbs it little. Under emulation the times mean nothing.
 
 #![allow(clippy::print_stdout, reason = "a report for a person")]
@@ -25,26 +26,76 @@ use girasol_ops::{
     window::Window,
 };
 
+mod shapes;
+
+use shapes::{AUDIO_DEPTHWISE, AUDIO_LINEAR, VIDEO_ADD, VIDEO_DEPTHWISE, VIDEO_LINEAR};
+
 const BATCHES: usize = 99;
 const PARAMS: QuantParams = QuantParams { scale: 0.05, zero_point: -5 };
 
 fn main() {
-    println!("{:<26} {:<13} {:>10} {:>11} {:>9}", "operator", "kernel", "MACs", "time", "GMAC/s");
+    println!("{:<27} {:<13} {:>10} {:>11} {:>9}", "operator", "kernel", "MACs", "time", "GMAC/s");
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (encoders_alone, names) = match words.split_first() {
+        Some((first, names)) if first == "encoders" => (true, names),
+        _ => (false, &words[..]),
+    };
     for kernel in Kernel::available() {
+        if !names.is_empty() && !names.iter().any(|name| name == kernel.name()) {
+            continue;
+        }
+        if encoders_alone {
+            bench_encoders(kernel);
+            continue;
+        }
         for (rows, inputs, outputs) in [(196, 112, 672), (196, 672, 112), (1, 672, 112), (1, 256, 1024)] {
             bench_linear(kernel, rows, inputs, outputs);
         }
         for (size, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
-            bench_depthwise(kernel, size, stride);
+            bench_depthwise(kernel, window(size, stride));
         }
-        bench_first_layer(kernel);
         bench_edges(kernel);
         bench_float_depthwise(kernel);
         bench_floats(kernel);
+        bench_encoders(kernel);
     }
 }
 
-fn bench_linear(kernel: Kernel, rows: usize, inputs: usize, outputs: usize) {
+/// Every operator of the shipped encoders but their ends in f32.
+fn bench_encoders(kernel: Kernel) {
+    for (encoder, linears) in [("video", &VIDEO_LINEAR[..]), ("audio", &AUDIO_LINEAR[..])] {
+        let mut total = Duration::ZERO;
+        for &(rows, inputs, outputs, times) in linears {
+            total += bench_linear(kernel, rows, inputs, outputs) * times.try_into().unwrap_or(1);
+        }
+        report(&format!("{encoder}, all 1x1"), kernel, linear_macs(linears), total);
+    }
+    let video = VIDEO_DEPTHWISE.map(|(height, width, channels, size, stride)| {
+        (Window { height, width, channels, size, stride, padding: [size / 2; 4] }, 1)
+    });
+    let audio = AUDIO_DEPTHWISE.map(|(height, width, channels, stride, times)| {
+        let padding = if stride == 1 { [1; 4] } else { [0, 0, 1, 1] };
+        (Window { height, width, channels, size: 3, stride, padding }, times)
+    });
+    for (encoder, windows) in [("video", &video[..]), ("audio", &audio[..])] {
+        let (mut total, mut macs) = (Duration::ZERO, 0);
+        for &(window, times) in windows {
+            total += bench_depthwise(kernel, window) * times.try_into().unwrap_or(1);
+            macs += window.output_len() * window.size * window.size * times;
+        }
+        report(&format!("{encoder}, all depthwise"), kernel, macs, total);
+    }
+    bench_first_layer(kernel, [96, 128, 4]);
+    bench_first_layer(kernel, [96, 64, 1]);
+    let lens = VIDEO_ADD.map(|(pixels, channels)| pixels * channels);
+    report("video, all add", kernel, lens.iter().sum(), lens.iter().map(|&len| bench_add(kernel, len)).sum());
+}
+
+fn linear_macs(linears: &[(usize, usize, usize, usize)]) -> usize {
+    linears.iter().map(|(rows, inputs, outputs, times)| rows * inputs * outputs * times).sum()
+}
+
+fn bench_linear(kernel: Kernel, rows: usize, inputs: usize, outputs: usize) -> Duration {
     let linear = Linear::new(
         kernel,
         &LinearSpec {
@@ -63,14 +114,15 @@ fn bench_linear(kernel: Kernel, rows: usize, inputs: usize, outputs: usize) {
     let mut output = vec![0; rows * outputs];
     let time = fastest(|| linear.run(black_box(&input), black_box(&mut output)));
     report(&format!("linear {rows}x{inputs}x{outputs}"), kernel, rows * inputs * outputs, time);
+    time
 }
 
 fn window(size: usize, stride: usize) -> Window {
     Window { height: 14, width: 14, channels: 672, size, stride, padding: [size / 2; 4] }
 }
 
-fn bench_depthwise(kernel: Kernel, size: usize, stride: usize) {
-    let window = window(size, stride);
+fn bench_depthwise(kernel: Kernel, window: Window) -> Duration {
+    let Window { height, width, channels, size, stride, .. } = window;
     let depthwise = Depthwise::new(
         kernel,
         &DepthwiseSpec {
@@ -88,8 +140,9 @@ fn bench_depthwise(kernel: Kernel, size: usize, stride: usize) {
     let mut scratch = vec![0; window.scratch_len()];
     let mut output = vec![0; window.output_len()];
     let time = fastest(|| depthwise.run(black_box(&input), &mut scratch, black_box(&mut output)));
-    let name = format!("depthwise {size}x{size}/{stride} int8");
+    let name = format!("depthwise {size}/{stride} {height}x{width}x{channels}");
     report(&name, kernel, window.output_len() * size * size, time);
+    time
 }
 
 fn bench_float_depthwise(kernel: Kernel) {
@@ -113,9 +166,9 @@ fn bench_float_depthwise(kernel: Kernel) {
     report("depthwise 3x3/1 f32", kernel, window.output_len() * 9, time);
 }
 
-/// The video encoder's first layer.
-fn bench_first_layer(kernel: Kernel) {
-    let window = Window { height: 96, width: 128, channels: 4, size: 3, stride: 2, padding: [0, 0, 1, 1] };
+/// An encoder's first layer.
+fn bench_first_layer(kernel: Kernel, [height, width, channels]: [usize; 3]) {
+    let window = Window { height, width, channels, size: 3, stride: 2, padding: [0, 0, 1, 1] };
     let (inputs, outputs) = (window.taps_len(), 32);
     let spec = LinearSpec {
         inputs,
@@ -131,7 +184,7 @@ fn bench_first_layer(kernel: Kernel) {
     let image = pattern(window.input_len());
     let (mut scratch, mut output) = (vec![0; convolution.scratch_len()], vec![0; convolution.output_len()]);
     let time = fastest(|| convolution.run(black_box(&image), &mut scratch, black_box(&mut output)));
-    report("first layer 3x3/2 4->32", kernel, convolution.output_len() * inputs, time);
+    report(&format!("first layer 3x3/2 {channels}->32"), kernel, convolution.output_len() * inputs, time);
 }
 
 /// An encoder's entry (a frame), exit and residual addition. Elements count as MACs.
@@ -151,9 +204,13 @@ fn bench_edges(kernel: Kernel) {
     report("channels first, 128", kernel, LEN, time);
     let time = fastest(|| dequantise(PARAMS, black_box(&values), black_box(&mut floats)));
     report("dequantise", kernel, LEN, time);
+    report("add", kernel, LEN, bench_add(kernel, LEN));
+}
+
+fn bench_add(kernel: Kernel, len: usize) -> Duration {
+    let (values, mut sums) = (pattern(len), vec![0; len]);
     let add = Add::new(kernel, PARAMS, PARAMS, PARAMS).unwrap();
-    let time = fastest(|| add.run(black_box(&values), black_box(&values), black_box(&mut sums)));
-    report("add", kernel, LEN, time);
+    fastest(|| add.run(black_box(&values), black_box(&values), black_box(&mut sums)))
 }
 
 /// Shapes of the latent model and the decoder, and a row of a VGA picture's resize. Elements count as MACs where there
@@ -219,5 +276,5 @@ fn fastest(mut run: impl FnMut()) -> Duration {
 
 fn report(name: &str, kernel: Kernel, macs: usize, time: Duration) {
     let rate = macs as f64 / time.as_secs_f64() / 1e9;
-    println!("{name:<26} {:<13} {macs:>10} {time:>11.2?} {rate:>9.2}", kernel.name());
+    println!("{name:<27} {:<13} {macs:>10} {time:>11.2?} {rate:>9.2}", kernel.name());
 }

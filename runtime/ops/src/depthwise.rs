@@ -4,13 +4,13 @@
 //! therefore see neither borders nor incomplete blocks of channels, and the rows in work stay in the first-level cache.
 
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::{avx2, avx512};
+use crate::kernels::{avx2, avx512, avx512_depthwise};
 #[cfg(target_arch = "aarch64")]
 use crate::kernels::{dotprod_depthwise, neon_depthwise};
 use crate::{
     error::{Error, check_length},
     kernels::{Channels, Kernel, blocks::copy, scalar},
-    linear::{ChannelSums, check_weights, fold},
+    linear::{ChannelSums, check_weights, fold, zero_point},
     semantics::{Activation, Clamp, QuantParams, Table, multipliers},
     window::Window,
 };
@@ -58,11 +58,12 @@ impl Window {
         packed
     }
 
-    /// Slides over the image: `run_row` gets the padded rows under each row of outputs.
+    /// Slides over the image: `run_row` gets the padded rows under each row of outputs, as `copy` puts them there.
     fn slide<T: Copy>(
         &self,
         input: &[T],
         padding: T,
+        copy: impl Fn(&[T], &mut [T]),
         scratch: &mut [T],
         output: &mut [T],
         run_row: impl Fn(&[&[T]], &mut [T]),
@@ -78,7 +79,8 @@ impl Window {
         for (y, results) in output.chunks_exact_mut(self.output_width() * self.channels).enumerate() {
             let first = y * self.stride;
             for row in filled.max(first)..first + self.size {
-                self.fill_row(input, padding, row, &mut scratch[row % self.size * row_len..][..row_len]);
+                let target = &mut scratch[row % self.size * row_len..][..row_len];
+                self.fill_row(input, padding, &copy, row, target);
             }
             filled = first + self.size;
             let at = |row: usize| &scratch[(first + row) % self.size * row_len..][..row_len];
@@ -99,7 +101,14 @@ impl Window {
     }
 
     /// Copies a row of the padded image; the padding of columns and channels is in place already.
-    fn fill_row<T: Copy>(&self, input: &[T], padding: T, row: usize, target: &mut [T]) {
+    fn fill_row<T: Copy>(
+        &self,
+        input: &[T],
+        padding: T,
+        copy: impl Fn(&[T], &mut [T]),
+        row: usize,
+        target: &mut [T],
+    ) {
         let Some(source) = self.input_row(input, row) else {
             return target.fill(padding);
         };
@@ -109,7 +118,7 @@ impl Window {
             return copy(source, target);
         }
         for (pixel, target) in source.chunks_exact(self.channels).zip(target.chunks_exact_mut(padded)) {
-            target[..self.channels].copy_from_slice(pixel);
+            copy(pixel, &mut target[..self.channels]);
         }
     }
 }
@@ -141,8 +150,10 @@ pub struct Depthwise {
     pub(crate) padded_channels: usize,
     /// [padded channels / 16][size * size][16], or as the kernel with dot products wants them.
     pub(crate) weights: Vec<i8>,
+    /// In order, or as AVX-512 wants them.
     pub(crate) channels: Channels,
     pub(crate) clamp: Clamp,
+    /// The input's zero point, as the kernel's rows have it.
     padding: i8,
     table: Option<Table>,
 }
@@ -162,14 +173,18 @@ impl Depthwise {
         let column = |channel: usize| spec.weights[channel..].iter().step_by(window.channels).copied();
         let sums = (0..window.channels).map(|channel| ChannelSums::of(column(channel)));
         let factors = multipliers(spec.input, spec.weight_scales, spec.output)?;
+        let kernel = kernel.check()?;
+        let zero_point = zero_point(kernel, spec.input);
+        let channels = fold(spec.bias, sums, &factors, zero_point, CHANNEL_BLOCK)?;
+        let (weights, channels) = pack(kernel, &window, spec.weights, channels);
         Ok(Self {
-            kernel: kernel.check()?,
+            kernel,
             window,
             padded_channels: window.padded_channels(),
-            weights: pack(kernel, &window, spec.weights),
-            channels: fold(spec.bias, sums, &factors, spec.input, CHANNEL_BLOCK)?,
+            weights,
+            channels,
             clamp: Clamp::new(spec.output, &spec.activation),
-            padding: spec.input.zero_point,
+            padding: zero_point.to_le_bytes()[0].cast_signed(),
             table: spec.activation.table().cloned(),
         })
     }
@@ -185,7 +200,16 @@ impl Depthwise {
     /// # Panics
     /// Unless the slices have the window's lengths; `scratch` may be longer.
     pub fn run(&self, input: &[i8], scratch: &mut [i8], output: &mut [i8]) {
-        self.window.slide(input, self.padding, scratch, output, |rows, results| self.run_row(rows, results));
+        let fill = |source: &[i8], target: &mut [i8]| {
+            #[cfg(target_arch = "x86_64")]
+            if self.kernel == Kernel::Avx512Vnni {
+                // SAFETY: `new` has checked that this CPU has `avx512f` and `avx512bw`.
+                return unsafe { avx512::copy_unsigned(source, target) };
+            }
+            copy(source, target);
+        };
+        let run_row = |rows: &[&[i8]], results: &mut [i8]| self.run_row(rows, results);
+        self.window.slide(input, self.padding, fill, scratch, output, run_row);
         if let Some(table) = &self.table {
             table.apply(output);
         }
@@ -214,8 +238,9 @@ impl Depthwise {
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 => unsafe { avx2::depthwise_row(self, rows, results) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `new` has checked that this CPU has `avx2`, `avx512f`, `avx512bw` and `avx512vnni`.
-            Kernel::Avx512Vnni => unsafe { avx512::depthwise_row(self, rows, results) },
+            // SAFETY: `new` has checked that this CPU has `avx512f`, `avx512bw`, `avx512vl` and
+            // `avx512vnni`.
+            Kernel::Avx512Vnni => unsafe { avx512_depthwise::depthwise_row(self, rows, results) },
             #[allow(unreachable_patterns, reason = "the other CPUs' kernels")]
             _ => unreachable!("`new` refuses the kernels of other CPUs"),
         }
@@ -231,15 +256,20 @@ fn takes_dot_products(kernel: Kernel, window: &Window) -> bool {
         && (window.size, window.stride) != (3, 2)
 }
 
-fn pack(kernel: Kernel, window: &Window, weights: &[i8]) -> Vec<i8> {
+/// Weights, and what else channels have, as the kernel wants them.
+fn pack(kernel: Kernel, window: &Window, weights: &[i8], channels: Channels) -> (Vec<i8>, Channels) {
+    #[cfg(target_arch = "x86_64")]
+    if kernel == Kernel::Avx512Vnni {
+        return avx512_depthwise::pack(window, weights, &channels);
+    }
     let packed = window.pack(weights, CHANNEL_BLOCK);
     #[cfg(target_arch = "aarch64")]
     if takes_dot_products(kernel, window) {
-        return dotprod_depthwise::pack(window.size, &packed);
+        return (dotprod_depthwise::pack(window.size, &packed), channels);
     }
-    #[cfg(not(target_arch = "aarch64"))]
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
     let _ = kernel;
-    packed
+    (packed, channels)
 }
 
 /// An f32 depthwise convolution.
@@ -306,7 +336,7 @@ impl FloatDepthwise {
     /// # Panics
     /// Unless the slices have the window's lengths; `scratch` may be longer.
     pub fn run(&self, input: &[f32], scratch: &mut [f32], output: &mut [f32]) {
-        self.window.slide(input, 0.0, scratch, output, |rows, results| self.run_row(rows, results));
+        self.window.slide(input, 0.0, copy, scratch, output, |rows, results| self.run_row(rows, results));
     }
 
     fn run_row(&self, rows: &[&[f32]], results: &mut [f32]) {

@@ -2,10 +2,10 @@
 //!
 //! Most are written once and compiled for each family; the compiler vectorises them.
 
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::avx2;
 #[cfg(target_arch = "aarch64")]
 use crate::kernels::neon_elementwise;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::{avx2, avx512};
 use crate::{
     error::Error,
     kernels::{Kernel, scalar},
@@ -145,7 +145,12 @@ impl Add {
         match self.kernel {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has checked that this CPU has `avx2`.
-            Kernel::Avx2 | Kernel::Avx512Vnni => unsafe { self.run_avx2(left, right, output) },
+            Kernel::Avx2 => unsafe { self.run_avx2(left, right, output) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `new` has checked that this CPU has `avx512f`, `avx512bw` and `avx512vnni`.
+            Kernel::Avx512Vnni => unsafe {
+                avx512::add(self.rescale, self.zero_points, self.clamp, [left, right], output);
+            },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `new` has checked that this CPU has `neon`.
             Kernel::Neon | Kernel::NeonDotprod | Kernel::NeonI8mm => unsafe {

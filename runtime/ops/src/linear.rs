@@ -59,7 +59,13 @@ impl Linear {
         let rows: Vec<&[i8]> = spec.weights.chunks_exact(spec.inputs).collect();
         let sums = rows.iter().map(|weights| ChannelSums::of(weights.iter().copied()));
         let factors = multipliers(spec.input, spec.weight_scales, spec.output)?;
-        let channels = fold(spec.bias, sums, &factors, spec.input, layout.panel.max(layout.outputs))?;
+        let channels = fold(
+            spec.bias,
+            sums,
+            &factors,
+            zero_point(kernel, spec.input),
+            layout.panel.max(layout.outputs),
+        )?;
         Ok(Self {
             kernel,
             inputs: spec.inputs,
@@ -111,7 +117,8 @@ impl Linear {
             // SAFETY: `new` has checked that this CPU has `avx2`.
             Kernel::Avx2 => unsafe { avx2::linear(self, input, output) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `new` has checked that this CPU has `avx512f` and `avx512vnni`.
+            // SAFETY: `new` has checked that this CPU has `avx512f`, `avx512bw`, `avx512vl` and
+            // `avx512vnni`.
             Kernel::Avx512Vnni => unsafe { avx512::linear(self, input, output) },
             #[allow(unreachable_patterns, reason = "the other CPUs' kernels")]
             _ => unreachable!("`new` refuses the kernels of other CPUs"),
@@ -154,13 +161,18 @@ impl ChannelSums {
     }
 }
 
+/// The zero point of what a kernel multiplies: AVX-512 takes `x + 128`.
+pub(crate) fn zero_point(kernel: Kernel, input: QuantParams) -> i32 {
+    i32::from(input.zero_point) + if kernel == Kernel::Avx512Vnni { 128 } else { 0 }
+}
+
 /// Folds the input's zero point into the bias: `sum((x - z) * w) = sum(x * w) - z * sum(w)`. Refuses channels whose
 /// accumulator could exceed [`ACC_LIMIT`] on the way or at the end. Pads to whole panels.
 pub(crate) fn fold(
     bias: &[i32],
     sums: impl Iterator<Item = ChannelSums>,
     factors: &[Multiplier],
-    input: QuantParams,
+    zero_point: i32,
     panel: usize,
 ) -> Result<Channels, Error> {
     let padded = bias.len().next_multiple_of(panel);
@@ -169,9 +181,10 @@ pub(crate) fn fold(
         mantissa: vec![0; padded],
         shift: vec![1; padded],
         left_shift: vec![-1; padded],
+        coarse: factors.iter().any(|factor| factor.mantissa != 0 && factor.shift == 1),
     };
     for (channel, ((&bias, sums), factor)) in bias.iter().zip(sums).zip(factors).enumerate() {
-        let folded = i64::from(bias) - i64::from(input.zero_point) * sums.signed;
+        let folded = i64::from(bias) - i64::from(zero_point) * sums.signed;
         let worst = i64::from(bias).abs() + 256 * sums.absolute;
         channels.bias[channel] = match i32::try_from(folded) {
             Ok(folded) if worst <= ACC_LIMIT => folded,
@@ -195,21 +208,19 @@ struct Layout {
     step: usize,
     /// Neighbouring inputs of one output that lie together within a step.
     group: usize,
-    /// Added to each weight: 0x80 turns i8 into the u8 that VNNI wants on one side.
-    flip: u8,
 }
 
 impl Layout {
     const fn of(kernel: Kernel) -> Self {
-        let (panel, outputs, step, group, flip) = match kernel {
-            Kernel::Scalar => (1, 1, 1, 1, 0),
-            Kernel::Neon => (4, 8, 16, 16, 0),
-            Kernel::Avx2 => (8, 8, 2, 2, 0),
-            Kernel::NeonDotprod => (16, 8, 16, 4, 0),
-            Kernel::NeonI8mm => (16, 8, 16, 8, 0),
-            Kernel::Avx512Vnni => (16, 16, 4, 4, 0x80),
+        let (panel, outputs, step, group) = match kernel {
+            Kernel::Scalar => (1, 1, 1, 1),
+            Kernel::Neon => (4, 8, 16, 16),
+            Kernel::Avx2 => (8, 8, 2, 2),
+            Kernel::NeonDotprod => (16, 8, 16, 4),
+            Kernel::NeonI8mm => (16, 8, 16, 8),
+            Kernel::Avx512Vnni => (16, 16, 4, 4),
         };
-        Self { panel, outputs, step, group, flip }
+        Self { panel, outputs, step, group }
     }
 
     /// [outputs / panel][inputs / group][panel][group], padded with zero weights.
@@ -221,8 +232,7 @@ impl Layout {
             for first in (0..padded).step_by(self.group) {
                 for output in panel..outputs.min(panel + self.panel) {
                     for input in first..first + self.group {
-                        let weight = rows.get(output).and_then(|row| row.get(input)).copied().unwrap_or(0);
-                        packed.push((weight.cast_unsigned() ^ self.flip).cast_signed());
+                        packed.push(rows.get(output).and_then(|row| row.get(input)).copied().unwrap_or(0));
                     }
                 }
             }

@@ -11,6 +11,8 @@ use crate::error::Error;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_depthwise;
 pub(crate) mod blocks;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod dotprod;
@@ -140,6 +142,9 @@ pub(crate) struct Channels {
     pub(crate) shift: Vec<i32>,
     /// `-shift`, as NEON wants it.
     pub(crate) left_shift: Vec<i32>,
+    /// Whether a factor is a quarter or more, and a product of 64 bits therefore shifted by only 32.
+    #[allow(dead_code, reason = "for AVX-512")]
+    pub(crate) coarse: bool,
 }
 
 impl Channels {
