@@ -26,6 +26,7 @@ WANTED = frozenset({"alarm", "baby_cry", "cat_meow", "cough", "dog_bark", "glass
                     "speech", "person", "face", "dog", "cat"})  # fmt: skip
 LOWEST_ON, HIGHEST_ON = 0.3, 0.995
 OFF_SHARE = 0.6
+RELEASE = 2
 MIN_RECALL, SURE_RECALL = 0.25, 0.5
 MIN_EVENTS, SURE_EVENTS = 4, 8
 # Sounds that last may be confirmed by a second snippet, where validation finds more of them so; short ones must fire at
@@ -121,16 +122,29 @@ def fold_calibration(fusion: Fusion, outcomes: dict[str, Outcome]) -> dict[str, 
 # ---------------------------------------------------------------- events
 
 
+def evidence(p: np.ndarray) -> np.ndarray:
+    """[..., T] probability that a snippet or the one before has the label."""
+    out = p.copy()
+    out[..., 1:] = 1.0 - (1.0 - p[..., 1:]) * (1.0 - p[..., :-1])
+    return out
+
+
 def stretches(p: np.ndarray, on: float, off: float, confirm: int = 1) -> list[tuple[int, int]]:
-    """Events of one scene: [first, last] snippets; starts after `confirm` snippets in a row at or above `on`."""
-    found, first, run = [], None, 0
-    for t, value in enumerate(p):
+    """Events of one scene: [first, last] snippets, as the runtime's gate makes them (runtime/src/event/gate.rs).
+
+    One begins after `confirm` snippets in a row at or above `on`, each taken together with the one before where one is
+    enough, and ends before `RELEASE` snippets in a row below `off`.
+    """
+    found, first, run, below = [], None, 0, 0
+    for t, value in enumerate(evidence(p) if confirm <= 1 else p):
         run = run + 1 if value >= on else 0
-        if first is None and run >= confirm:
-            first = t
-        elif first is not None and value < off:
-            found.append((first, t - 1))
-            first = None
+        if first is None:
+            first, below = (t if run >= confirm else None), 0
+            continue
+        below = below + 1 if p[t] < off else 0
+        if below == RELEASE:
+            found.append((first, t - RELEASE))
+            first, run = None, 0
     return found + ([(first, len(p) - 1)] if first is not None else [])
 
 
@@ -144,7 +158,7 @@ def runs(target: np.ndarray, weight: np.ndarray) -> list[tuple[int, int]]:
 def count_events(outcome: Outcome, label: int, on: float, off: float, confirm: int) -> dict[str, int]:
     """true / false events made, true events there were, and how many of those were found."""
     p, counts = outcome.probability()[..., label], {"true": 0, "false": 0, "there": 0, "found": 0}
-    true = (outcome.target[..., label] >= 0.5).any(axis=1) | (p >= on).any(axis=1)
+    true = (outcome.target[..., label] >= 0.5).any(axis=1) | (evidence(p) >= on).any(axis=1)
     for scene in np.flatnonzero(true):
         target, weight = outcome.target[scene, :, label], outcome.weight[scene, :, label]
         made = stretches(p[scene], on, off, confirm)

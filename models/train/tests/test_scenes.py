@@ -91,8 +91,16 @@ def test_source_in_view_is_unknown_when_in_doubt():
 
 def test_stretches_need_confirmation_and_end_below_off():
     p = np.array([0.1, 0.9, 0.1, 0.9, 0.9, 0.7, 0.3, 0.9])
-    assert calibrate.stretches(p, 0.8, 0.5) == [(1, 1), (3, 5), (7, 7)]
-    assert calibrate.stretches(p, 0.8, 0.5, confirm=2) == [(4, 5)]
+    assert calibrate.stretches(p, 0.8, 0.5, confirm=2) == [(4, 7)]
+    assert calibrate.stretches(p[:3], 0.8, 0.5, confirm=2) == []
+    p = np.array([0.1, 0.9, 0.1, 0.1, 0.5, 0.65, 0.1, 0.2, 0.1])
+    assert calibrate.stretches(p, 0.8, 0.5) == [(1, 1), (5, 5)]
+    assert calibrate.stretches(p, 0.8, 0.5, confirm=2) == []
+
+
+def test_neighbours_count_together_where_one_snippet_is_enough():
+    assert calibrate.evidence(np.array([0.5, 0.5, 0.0])).tolist() == [0.5, 0.75, 0.5]
+    assert calibrate.stretches(np.array([0.5, 0.5, 0.0, 0.0]), 0.7, 0.4) == [(1, 1)]
 
 
 def test_false_events_ignore_neighbours_of_true_ones():

@@ -4,6 +4,11 @@
 //! one event at a time: it opens after `min_snippets` in a row at or above `on`, and closes after `release_snippets`
 //! in a row below `off`, after `max_duration`, or when the modality has been away for longer than `hold`. While the
 //! modality is away nothing begins, and what is open is held. The gate is pure and allocates nothing.
+//!
+//! A short sound may fall half into one snippet and half into the next, and be half as clear in both. So where one
+//! snippet is enough (`min_snippets` 1), what has to reach `on` is the probability that this snippet *or* the one before
+//! has it, `1 - (1 - p)(1 - p')`. Thresholds in a bundle were chosen under these rules
+//! (`models/train/girasol_train/calibrate.py`).
 
 use std::time::Duration;
 
@@ -17,7 +22,8 @@ pub struct GateSettings {
     pub on: f32,
     /// Probability below which it ends.
     pub off: f32,
-    /// Snippets in a row at or above `on` before it begins; 0 counts as 1.
+    /// Snippets in a row at or above `on` before it begins; 0 counts as 1. Where it is 1, a snippet is taken together
+    /// with the one before.
     pub min_snippets: u32,
     /// Snippets in a row below `off` before it ends; 0 counts as 1.
     pub release_snippets: u32,
@@ -116,6 +122,8 @@ pub struct Gate {
     sensed_until: Option<MonoTime>,
     /// End of the newest snippet.
     seen_until: Option<MonoTime>,
+    /// Probability in the newest snippet, while the gate is closed.
+    before: Option<f32>,
 }
 
 /// Two snippets further apart than this are not "in a row".
@@ -125,7 +133,14 @@ impl Gate {
     /// A closed gate.
     #[must_use]
     pub fn new(settings: GateSettings) -> Self {
-        Self { settings, state: State::IDLE, cool_until: None, sensed_until: None, seen_until: None }
+        Self {
+            settings,
+            state: State::IDLE,
+            cool_until: None,
+            sensed_until: None,
+            seen_until: None,
+            before: None,
+        }
     }
 
     /// Its numbers.
@@ -166,14 +181,17 @@ impl Gate {
     ) -> Outcome {
         let in_a_row = self.seen_until.is_some_and(|until| start <= until + ROW_GAP);
         self.seen_until = Some(end);
+        let before = self.before.take().filter(|_| in_a_row && self.settings.min_snippets <= 1);
         let Some(score) = observation.score() else { return self.absent() };
         self.sensed_until = Some(end);
         match self.state {
             State::Open { span, below } => self.step_open(span, below, end, score),
             State::Closed { run, excursion } => {
                 let run = if in_a_row { run } else { None };
-                let begun = Span { onset_index: index, onset: start, active_until: end, peak: score };
-                self.step_closed(run, excursion, begun, permission)
+                self.before = Some(score);
+                let together = before.map_or(score, |before| 1.0 - (1.0 - score) * (1.0 - before));
+                let begun = Span { onset_index: index, onset: start, active_until: end, peak: together };
+                self.step_closed(run, excursion, begun, score, permission)
             }
         }
     }
@@ -220,10 +238,11 @@ impl Gate {
         run: Option<(Span, u32)>,
         excursion: Option<Suppressed>,
         begun: Span,
+        own: f32,
         permission: Permission,
     ) -> Outcome {
         let score = begun.peak;
-        if score < self.settings.off {
+        if own < self.settings.off && score < self.settings.on {
             self.state = State::IDLE;
             return excursion.map_or(Outcome::Closed, Outcome::Suppressed);
         }
@@ -311,6 +330,25 @@ mod tests {
     }
 
     #[test]
+    fn where_one_snippet_is_enough_two_halves_of_a_sound_count_together() {
+        use Outcome::*;
+        let one = GateSettings { min_snippets: 1, ..settings() };
+        // 1 - .6 * .6 = .64, and alone below `off` at once.
+        assert_eq!(run(one, &[0.4, 0.4, 0.1, 0.1])[..3], [Closed, Opened, Open]);
+        assert_eq!(
+            run(settings(), &[0.4, 0.4, 0.1])[1],
+            Closed,
+            "each has to reach it where two are asked for"
+        );
+        assert_eq!(run(one, &[0.4, f32::NAN, 0.4])[2], Closed, "nothing was heard between");
+        let mut gate = Gate::new(one);
+        for index in [0, 2] {
+            let outcome = gate.step(index, at(index), Observation::Score(0.4), Permission::Granted);
+            assert_eq!(outcome, Closed, "not in a row");
+        }
+    }
+
+    #[test]
     fn a_short_burst_is_suppressed_and_told() {
         let outcomes = run(settings(), &[0.9, 0.1]);
         let told = Suppressed { peak: 0.9, decision: Decision::TooShort };
@@ -390,8 +428,11 @@ mod tests {
             let numbers = GateSettings { min_snippets: min, release_snippets: release, ..settings() };
             let mut gate = Gate::new(numbers);
             let (mut index, mut open, mut last_end): (u64, Option<Span>, Option<MonoTime>) = (0, None, None);
+            let mut newest: Option<f32> = None;
             for (&score, &gap) in scores.iter().zip(&gaps) {
                 index += if gap < 7 { 1 } else { gap };
+                let before = newest.filter(|_| gap < 7);
+                newest = (!score.is_nan()).then_some(score);
                 let (start, end) = at(index);
                 let observation = if score.is_nan() { Observation::Absent } else { Observation::Score(score) };
                 if gate.expire(start).is_some() {
@@ -400,8 +441,9 @@ mod tests {
                 }
                 match gate.step(index, (start, end), observation, Permission::Granted) {
                     Outcome::Opened => {
-                        prop_assert!(open.is_none() && score >= numbers.on);
                         let span = gate.open().unwrap();
+                        prop_assert!(open.is_none() && span.peak >= numbers.on);
+                        prop_assert!(score >= numbers.on || min <= 1 && before.is_some());
                         prop_assert!(span.peak >= score && span.onset <= start && span.active_until == end);
                         prop_assert!(index - span.onset_index + 1 == u64::from(min.max(1)));
                         if let Some(ended) = last_end {
