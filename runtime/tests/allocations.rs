@@ -159,6 +159,7 @@ fn a_gate_allocates_nothing_whatever_comes() {
         on: 0.6,
         off: 0.4,
         min_snippets: 2,
+        together: true,
         release_snippets: 2,
         cooldown: Duration::from_secs(2),
         max_duration: Duration::from_secs(20),

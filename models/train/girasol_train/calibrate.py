@@ -26,7 +26,7 @@ WANTED = frozenset({"alarm", "baby_cry", "cat_meow", "cough", "dog_bark", "glass
                     "speech", "person", "face", "dog", "cat"})  # fmt: skip
 LOWEST_ON, HIGHEST_ON = 0.3, 0.995
 OFF_SHARE = 0.6
-RELEASE = 2
+RELEASE = {True: 2, False: 4}  # snippets, of what is heard and of what is seen: the runtime's default settings
 MIN_RECALL, SURE_RECALL = 0.25, 0.5
 MIN_EVENTS, SURE_EVENTS = 4, 8
 # Sounds that last may be confirmed by a second snippet, where validation finds more of them so; short ones must fire at
@@ -45,6 +45,7 @@ class Outcome:
     logits: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+    heard: bool = True
 
     def probability(self) -> np.ndarray:
         return 1.0 / (1.0 + np.exp(-self.logits))
@@ -52,7 +53,7 @@ class Outcome:
     def only(self, label: int) -> Outcome:
         """The same for one label."""
         one = slice(label, label + 1)
-        return Outcome(self.ids[one], self.logits[..., one], self.target[..., one], self.weight[..., one])
+        return Outcome(self.ids[one], self.logits[..., one], self.target[..., one], self.weight[..., one], self.heard)
 
 
 @torch.no_grad()
@@ -70,7 +71,7 @@ def run_scenes(fusion: Fusion, pool: Pool, seed: int, repeats: int = 1) -> dict[
                 found.setdefault(f"true_{name}{suffix}", []).append(np.stack([d[name + suffix] for d in drawn]))
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
     return {
-        name: Outcome(ids, joined[name], joined[f"true_{name}"], joined[f"true_{name}_weight"])
+        name: Outcome(ids, joined[name], joined[f"true_{name}"], joined[f"true_{name}_weight"], name != "visible")
         for name, ids in (("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS), ("source", AUDIBLE_IDS))
     }
 
@@ -129,21 +130,27 @@ def evidence(p: np.ndarray) -> np.ndarray:
     return out
 
 
-def stretches(p: np.ndarray, on: float, off: float, confirm: int = 1) -> list[tuple[int, int]]:
+def deciding(p: np.ndarray, confirm: int, heard: bool) -> np.ndarray:
+    """[..., T] what has to reach `on`: of a sound for which one snippet is enough, together with the one before."""
+    return evidence(p) if heard and confirm <= 1 else p
+
+
+def stretches(p: np.ndarray, on: float, off: float, confirm: int = 1, heard: bool = True) -> list[tuple[int, int]]:
     """Events of one scene: [first, last] snippets, as the runtime's gate makes them (runtime/src/event/gate.rs).
 
-    One begins after `confirm` snippets in a row at or above `on`, each taken together with the one before where one is
-    enough, and ends before `RELEASE` snippets in a row below `off`.
+    One begins after `confirm` snippets in a row at or above `on`, and ends before `RELEASE` snippets in a row below
+    `off`.
     """
     found, first, run, below = [], None, 0, 0
-    for t, value in enumerate(evidence(p) if confirm <= 1 else p):
+    release = RELEASE[heard]
+    for t, value in enumerate(deciding(p, confirm, heard)):
         run = run + 1 if value >= on else 0
         if first is None:
             first, below = (t if run >= confirm else None), 0
             continue
         below = below + 1 if p[t] < off else 0
-        if below == RELEASE:
-            found.append((first, t - RELEASE))
+        if below == release:
+            found.append((first, t - release))
             first, run = None, 0
     return found + ([(first, len(p) - 1)] if first is not None else [])
 
@@ -158,10 +165,10 @@ def runs(target: np.ndarray, weight: np.ndarray) -> list[tuple[int, int]]:
 def count_events(outcome: Outcome, label: int, on: float, off: float, confirm: int) -> dict[str, int]:
     """true / false events made, true events there were, and how many of those were found."""
     p, counts = outcome.probability()[..., label], {"true": 0, "false": 0, "there": 0, "found": 0}
-    true = (outcome.target[..., label] >= 0.5).any(axis=1) | (evidence(p) >= on).any(axis=1)
+    true = (outcome.target[..., label] >= 0.5).any(axis=1) | (deciding(p, confirm, outcome.heard) >= on).any(axis=1)
     for scene in np.flatnonzero(true):
         target, weight = outcome.target[scene, :, label], outcome.weight[scene, :, label]
-        made = stretches(p[scene], on, off, confirm)
+        made = stretches(p[scene], on, off, confirm, outcome.heard)
         for first, last in made:
             near = slice(max(0, first - 1), last + 2)
             if ((target[near] >= 0.5) & (weight[near] > 0)).any():
@@ -239,7 +246,8 @@ def label_rule(outcome: Outcome, label: int, kind: str) -> dict[str, Any]:
     wanted = name in WANTED
     confirm, on, counts, fits = best_point(WANTED_PER_HOUR if wanted else FALSE_PER_HOUR[kind])
     usable, strict = good(counts, fits), True
-    if wanted and not usable:
+    # Without events to find, the strict rate would ask for certainty, and nothing would say what that costs.
+    if wanted and (not usable or counts["there"] < MIN_EVENTS):
         confirm, on, counts, fits = best_point(AT_MOST_PER_HOUR)
         usable, strict = good(counts, fits), False
     some = (outcome.target >= 0.5).any()

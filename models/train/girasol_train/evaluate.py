@@ -200,7 +200,8 @@ def made_events(logits: dict[str, np.ndarray], rules: Rules, mode: str) -> list[
             rule = rules[kind][name]
             if rule["enabled"]:
                 limits = rule["thresholds"][mode]
-                stretches = calibrate.stretches(probability[:, i], limits["on"], limits["off"], rule["min_snippets"])
+                limits = (limits["on"], limits["off"], rule["min_snippets"])
+                stretches = calibrate.stretches(probability[:, i], *limits, heard=kind == "audible")
                 found += [(f"{kind}:{name}", first) for first, _ in stretches]
     return found
 

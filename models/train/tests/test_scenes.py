@@ -100,7 +100,9 @@ def test_stretches_need_confirmation_and_end_below_off():
 
 def test_neighbours_count_together_where_one_snippet_is_enough():
     assert calibrate.evidence(np.array([0.5, 0.5, 0.0])).tolist() == [0.5, 0.75, 0.5]
-    assert calibrate.stretches(np.array([0.5, 0.5, 0.0, 0.0]), 0.7, 0.4) == [(1, 1)]
+    halves = np.array([0.5, 0.5, 0.0, 0.0])
+    assert calibrate.stretches(halves, 0.7, 0.4) == [(1, 1)]
+    assert calibrate.stretches(halves, 0.7, 0.4, heard=False) == []
 
 
 def test_false_events_ignore_neighbours_of_true_ones():

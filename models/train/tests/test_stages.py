@@ -136,7 +136,7 @@ def pool() -> train_fusion.Pool:
         return {"tokens": rng.standard_normal((3, steps, *tokens)).astype(np.float16), name: target,
                 f"{name}_weight": np.ones_like(target)}  # fmt: skip
 
-    audio = tracks((6, 128), "audible", len(AUDIBLE_IDS), scenes.SNIPPETS)
+    audio = tracks((2, 6, 128), "audible", len(AUDIBLE_IDS), scenes.SNIPPETS)
     return train_fusion.Pool(audio, tracks((12, 128), "visible", len(VISIBLE_IDS), scenes.FRAMES))
 
 

@@ -517,18 +517,22 @@ impl Effective {
     fn new(setup: &Setup, overrides: &Overrides) -> Result<Self, String> {
         let config = setup.file.with(overrides)?;
         let settings = config.event_settings();
-        let states = |sense: &SenseSettings,
+        let states = |sense: Sense,
+                      own: &SenseSettings,
                       labels: &[Label]|
          -> Result<BTreeMap<String, LabelState>, String> {
             let state = |label: &Label| {
-                let (gate, enabled) = sense.gate(settings.thresholds, label).map_err(|e| e.to_string())?;
+                let (gate, enabled) =
+                    own.gate(sense, settings.thresholds, label).map_err(|e| e.to_string())?;
                 let (on, off) = (rounded(gate.on), rounded(gate.off));
                 Ok((label.id.clone(), LabelState { enabled, on, off, quiet: false }))
             };
             labels.iter().map(state).collect()
         };
-        let (hear, see) =
-            (states(&settings.hear, &setup.labels.audible)?, states(&settings.see, &setup.labels.visible)?);
+        let (hear, see) = (
+            states(Sense::Hear, &settings.hear, &setup.labels.audible)?,
+            states(Sense::See, &settings.see, &setup.labels.visible)?,
+        );
         let of = |sense: &crate::config::SenseConfig, label: &Label| {
             sense.labels.get(&label.id).map_or(Ok(Vec::new()), |own| schedule::parse_all(&own.quiet))
         };

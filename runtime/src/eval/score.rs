@@ -6,7 +6,10 @@ use super::{
     ClipTruth, Counts, Kind, LabelKey, State, Truth,
     statistics::{average_precision, rate_bound, wilson},
 };
-use crate::{Result, event::EventSettings};
+use crate::{
+    Result,
+    event::{EventSettings, Sense},
+};
 
 /// An event and a stretch belong together when they come nearer than one snippet.
 const SLACK_SECONDS: f64 = 0.96;
@@ -155,12 +158,12 @@ impl Scoreboard {
         let labels = &manifest.labels;
         let mut tallies = Vec::new();
         for key in &truth.labels {
-            let (list, sense) = match key.kind {
-                Kind::Hear | Kind::Source => (&labels.audible, &settings.hear),
-                Kind::See => (&labels.visible, &settings.see),
+            let (sense, list, own) = match key.kind {
+                Kind::Hear | Kind::Source => (Sense::Hear, &labels.audible, &settings.hear),
+                Kind::See => (Sense::See, &labels.visible, &settings.see),
             };
             let Some(index) = list.iter().position(|l: &Label| l.id == key.id) else { continue };
-            let (gate, enabled) = sense.gate(settings.thresholds, &list[index])?;
+            let (gate, enabled) = own.gate(sense, settings.thresholds, &list[index])?;
             let seen = manifest.sources.get(&key.id).map_or(&[][..], Vec::as_slice);
             let is_maker = |id: &String| labels.visible.iter().position(|l| l.id == *id);
             let source = key.kind == Kind::Source;

@@ -5,9 +5,9 @@
 //! in a row below `off`, after `max_duration`, or when the modality has been away for longer than `hold`. While the
 //! modality is away nothing begins, and what is open is held. The gate is pure and allocates nothing.
 //!
-//! A short sound may fall half into one snippet and half into the next, and be half as clear in both. So where one
-//! snippet is enough (`min_snippets` 1), what has to reach `on` is the probability that this snippet *or* the one before
-//! has it, `1 - (1 - p)(1 - p')`. Thresholds in a bundle were chosen under these rules
+//! A short sound may fall half into one snippet and half into the next, and be half as clear in both. So for sounds of
+//! which one snippet is enough (`min_snippets` 1), what has to reach `on` is the probability that this snippet *or* the
+//! one before has it, `1 - (1 - p)(1 - p')`. Thresholds in a bundle were chosen under these rules
 //! (`models/train/girasol_train/calibrate.py`).
 
 use std::time::Duration;
@@ -22,9 +22,10 @@ pub struct GateSettings {
     pub on: f32,
     /// Probability below which it ends.
     pub off: f32,
-    /// Snippets in a row at or above `on` before it begins; 0 counts as 1. Where it is 1, a snippet is taken together
-    /// with the one before.
+    /// Snippets in a row at or above `on` before it begins; 0 counts as 1.
     pub min_snippets: u32,
+    /// Where one snippet is enough, it is taken together with the one before.
+    pub together: bool,
     /// Snippets in a row below `off` before it ends; 0 counts as 1.
     pub release_snippets: u32,
     /// Time after an end in which nothing begins.
@@ -181,7 +182,10 @@ impl Gate {
     ) -> Outcome {
         let in_a_row = self.seen_until.is_some_and(|until| start <= until + ROW_GAP);
         self.seen_until = Some(end);
-        let before = self.before.take().filter(|_| in_a_row && self.settings.min_snippets <= 1);
+        let before = self
+            .before
+            .take()
+            .filter(|_| in_a_row && self.settings.together && self.settings.min_snippets <= 1);
         let Some(score) = observation.score() else { return self.absent() };
         self.sensed_until = Some(end);
         match self.state {
@@ -297,6 +301,7 @@ mod tests {
             on: 0.6,
             off: 0.4,
             min_snippets: 2,
+            together: true,
             release_snippets: 2,
             cooldown: Duration::from_secs(2),
             max_duration: Duration::from_secs(20),
@@ -340,6 +345,8 @@ mod tests {
             Closed,
             "each has to reach it where two are asked for"
         );
+        let apart = GateSettings { together: false, ..one };
+        assert_eq!(run(apart, &[0.4, 0.4, 0.1])[1], Closed);
         assert_eq!(run(one, &[0.4, f32::NAN, 0.4])[2], Closed, "nothing was heard between");
         let mut gate = Gate::new(one);
         for index in [0, 2] {

@@ -112,9 +112,9 @@ impl EventEngine {
         let labels = &manifest.labels;
         settings.hear.check("hear", &labels.audible)?;
         settings.see.check("see", &labels.visible)?;
-        let heard = labels.audible.iter().map(|label| (&settings.hear, label));
-        let seen = labels.visible.iter().map(|label| (&settings.see, label));
-        let gates = heard.chain(seen).map(|(sense, label)| sense.gate(settings.thresholds, label));
+        let heard = labels.audible.iter().map(|label| (Sense::Hear, &settings.hear, label));
+        let seen = labels.visible.iter().map(|label| (Sense::See, &settings.see, label));
+        let gates = heard.chain(seen).map(|(sense, own, label)| own.gate(sense, settings.thresholds, label));
         let gates = gates.collect::<Result<Vec<_>>>()?;
         for (track, (gate, enabled)) in self.tracks.iter_mut().zip(gates) {
             track.gate.set_settings(gate);
@@ -357,11 +357,11 @@ impl EventEngine {
 
 impl Track {
     fn new(label: LabelRef, spec: &Label, has_source: bool, settings: &EventSettings) -> Result<Self> {
-        let sense = match label.sense {
+        let own = match label.sense {
             Sense::Hear => &settings.hear,
             Sense::See => &settings.see,
         };
-        let (gate, enabled) = sense.gate(settings.thresholds, spec)?;
+        let (gate, enabled) = own.gate(label.sense, settings.thresholds, spec)?;
         Ok(Self {
             label,
             id: spec.id.clone(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use girasol_model::{Label, ThresholdChoice};
 
-use super::GateSettings;
+use super::{GateSettings, Sense};
 use crate::{Error, ErrorKind, Result};
 
 /// Everything about events.
@@ -105,7 +105,12 @@ impl SenseSettings {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the thresholds do not satisfy `0 < off <= on < 1`.
-    pub(crate) fn gate(&self, choice: ThresholdChoice, label: &Label) -> Result<(GateSettings, bool)> {
+    pub(crate) fn gate(
+        &self,
+        sense: Sense,
+        choice: ThresholdChoice,
+        label: &Label,
+    ) -> Result<(GateSettings, bool)> {
         let own = self.labels.get(&label.id).cloned().unwrap_or_default();
         let bundle = label.thresholds.get(choice);
         let on = own.on.unwrap_or(bundle.on.max(own.off.unwrap_or(0.0)));
@@ -121,6 +126,7 @@ impl SenseSettings {
             on,
             off,
             min_snippets: own.min_snippets.unwrap_or(label.min_snippets),
+            together: sense == Sense::Hear,
             release_snippets: own.release_snippets.unwrap_or(self.release_snippets),
             cooldown: own.cooldown.unwrap_or(self.cooldown),
             max_duration: own.max_duration.unwrap_or(self.max_duration),
