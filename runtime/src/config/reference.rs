@@ -122,7 +122,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "hear.labels.<label>.min_snippets",
         "1–60",
-        "Snippets in a row above `on` before an event begins; default from the bundle.",
+        "Snippets in a row above `on` before an event begins; at 1 a snippet and the one before count together; default from the bundle.",
     ),
     ("see.enabled", "`true` or `false`", "Whether this sense raises events at all."),
     ("see.release_snippets", "1–60", "Snippets (0.96 s) in a row below the threshold that end an event."),
