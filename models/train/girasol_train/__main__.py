@@ -115,7 +115,8 @@ class Job:
 
     def key(self, steps: int, *files: pathlib.Path | None) -> str:
         """Changes with the encoders, the schedule and the files that training starts from."""
-        text = f"{self.tokens_key()}+{steps}+{'decoder+' * self.decoder_only}" + "+".join(str(f and scenes.file_hash(f)) for f in files)
+        text = f"{self.tokens_key()}+{steps}+{'decoder+' * self.decoder_only}"
+        text += "+".join(str(f and scenes.file_hash(f)) for f in files)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def pool(self, split: str) -> train_fusion.Pool:

@@ -6,7 +6,7 @@ multiply-accumulates per snippet and tokens per snippet of Combiner + latent mod
 their range. The short schedule ranks what is learned quickly; it is no substitute for the full one.
 
 A step is 128 snippets (8 x 16, 4 x 32 or 2 x 64 in turn): about 0.5 s of one 2.5 GHz core, so the 36 runs cost about
-36 x (steps x 0.5 s + 8 s): 25 minutes at the default of 60 steps, and some more for `concat`, which keeps 30 tokens.
+36 x (steps x 0.5 s + 8 s): 25 minutes at the default of 60 steps, and some more for `concat`, which keeps 36 tokens.
 Results are kept after each run in WORK/ablation.json; what is there for the same tokens and schedule is not run again.
 
 `python -m girasol_train combiners` trains the Combiners that the choice is between on the student's whole schedule
@@ -73,7 +73,7 @@ VARIANTS = (
     Variant("Token Turing Machine, m = 8, window 64"),
     Variant("causal Transformer", {"combiner": "causal"}),
     Variant("mean pooling", {"combiner": "mean"}),
-    Variant("concatenation", {"combiner": "concat", "snippet_tokens": 30}),
+    Variant("concatenation", {"combiner": "concat", "snippet_tokens": 36}),
     Variant("late fusion", {"combiner": "summary", "late": True}),
     Variant("audio only", without="video"),
     Variant("video only", without="audio"),

@@ -14,10 +14,10 @@ from typing import Any
 
 INTRO = """# Model card: girasol-av {version}
 
-A joint audio-video streaming model for small ARM boards: every 0.96 s it takes a log-mel patch, another that begins half
-a snippet earlier, and up to two frames of 128 x 96, keeps a bounded memory of the last minute, and gives label probabilities, a prediction of the next snippet
-("surprise") and, on request, one short English sentence. Made by `models/train` (see its modules for every choice);
-made on {created}. Licence of the weights: {licence}.
+A joint audio-video streaming model for small ARM boards: every 0.96 s it takes a log-mel patch, another that begins
+half a snippet earlier, and up to two frames of 128 x 96, keeps a bounded memory of the last minute, and gives label
+probabilities, a prediction of the next snippet ("surprise") and, on request, one short English sentence. Made by
+`models/train` (see its modules for every choice); made on {created}. Licence of the weights: {licence}.
 
 **Intended use**: notification-grade events in and around a home (a dog barks, a phone rings, somebody is in view).
 **Not** for safety, security or medical decisions, nor for identifying people: it knows that there is a person, not who.
@@ -35,11 +35,11 @@ LIMITS = """## What to know before trusting it
   recorded ring in the kit, so its score below is on other synthesised rings.
 - Not in the data: night or infra-red views, fish-eye lenses, far-field speech, people moving through rooms, languages
   other than those of the speech clips. Cartoons, screens and printed pictures of things count as the things.
-- **Short sounds cut by a snippet's border** can be weaker: see the onset table. Two patches of sound a snippet, one every
-  0.48 s, are worth .020 of the audible mean AP on validation scenes (.725 against .705 for the same weights with the
-  early patch absent). Taking two snippets together where one is enough finds about two events in a hundred more on
-  composed test scenes at as many false alarms. Bundle 0.4.0 had neither: knock .80, door .75, glass .67 of the best phase
-  at the worst, dog and cough 1.0. Five or six sources each: one clip is a fifth of a recall.
+- **Short sounds cut by a snippet's border** can be weaker: see the onset table. Two patches of sound a snippet, one
+  every 0.48 s, are worth .020 of the audible mean AP on validation scenes (.725 against .705 for the same weights with
+  the early patch absent). Taking two snippets together where one is enough finds about two events in a hundred more on
+  composed test scenes at as many false alarms. Bundle 0.4.0 had neither: knock .80, door .75, glass .67 of the best
+  phase at the worst, dog and cough 1.0. Five or six sources each: one clip is a fifth of a recall.
 - Answers to questions of a closed list come from the history of the label scores, which is right more often than the
   decoder (see below); other questions go to the decoder, which should answer "i don't know" and does not always.
   What is wrong in them is wrong in the scores: other thresholds for answers, with and without hysteresis, one for all
@@ -87,7 +87,7 @@ def size_section(body: dict[str, Any]) -> str:
     snippet = sum(g["macs"] * (2 if n.endswith("encoder") else 1) for n, g in graphs.items() if n != "decoder")
     total = sum(g["parameters"] for g in graphs.values()), sum(g["bytes"] for g in graphs.values())
     rows.append(["**all, per snippet**", f"{total[0]:,}", f"{snippet / 1e6:.1f} M", f"{total[1]:,}"])
-    note = "\nPer snippet: two frames, two patches of sound, Combiner and latent model; the decoder's figure is per token.\n"
+    note = "\nPer snippet: two frames, two patches, Combiner and latent model; the decoder's figure is per token.\n"
     return "## Size\n\n" + table(["graph", "parameters", "MAC per call", "bytes"], rows) + note
 
 
@@ -227,7 +227,8 @@ def ablation_section(ablation: dict[str, Any]) -> str:
     return (
         "## What each part is worth\n\nStudent size, from scratch, the same "
         f"{schedule['steps']} steps of {schedule['snippets_per_step']} snippets for every row, mean and range over the "
-        f"seeds, on validation scenes of 64 snippets{earlier(ablation)}. Parameters and MAC per snippet of Combiner and latent model. "
+        f"seeds, on validation scenes of 64 snippets{earlier(ablation)}. "
+        "Parameters and MAC per snippet of Combiner and latent model. "
         "*Words* and *answers*: answers to questions, word by word and whole, each word given the right ones before. "
         "So short a schedule ranks what is learned quickly and says little about answers.\n\n"
         + ablation_table(rows)

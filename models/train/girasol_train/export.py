@@ -110,8 +110,8 @@ def graphs(parts: Parts) -> dict[str, Graph]:
         "audio_encoder": Graph(audio, {"mel": (1, frontend.MEL_FRAMES, frontend.MEL_BINS)}, ("tokens",)),
         "combiner": Graph(fusion.combiner, {
             "video_tokens": (1, c.frames, c.video_tokens, c.dim), "audio_tokens": (1, c.patches, c.audio_tokens, c.dim),
-            "frame_present": (1, c.frames), "audio_present": (1, c.patches), "frame_offset": (1, c.frames), "dt": (1, 1),
-            "memory": (1, c.memory, c.dim),
+            "frame_present": (1, c.frames), "audio_present": (1, c.patches), "frame_offset": (1, c.frames),
+            "dt": (1, 1), "memory": (1, c.memory, c.dim),
         }, ("tokens", "memory_out")),
         "latent": Graph(LatentStep(fusion.latent).eval(), {
             "tokens": tokens, "k_window": latent_ring, "v_window": latent_ring,
@@ -303,7 +303,8 @@ def batch_outputs(fusion: Fusion, encoded: list[dict[str, np.ndarray]], inputs: 
              for name in ("video", "audio")}  # fmt: skip
     present = {name: torch.from_numpy(np.stack([e[name] for e in encoded], axis=1))
                for name in ("frame_present", "audio_present")}  # fmt: skip
-    out = fusion.scene(scene | present | {name: torch.from_numpy(inputs[name][None]) for name in ("frame_offset", "dt")})
+    times = {name: torch.from_numpy(inputs[name][None]) for name in ("frame_offset", "dt")}
+    out = fusion.scene(scene | present | times)
     return {name: out[name][0].numpy() for name in GOLDEN_OUTPUTS}
 
 
