@@ -36,6 +36,10 @@ pub mod depthwise;
 pub mod elementwise;
 mod error;
 pub mod filter;
+#[cfg_attr(
+    not(any(target_arch = "aarch64", target_arch = "x86_64")),
+    allow(dead_code, reason = "what the SIMD kernels share; there are none for this CPU")
+)]
 mod kernels;
 mod lanes;
 pub mod linear;
