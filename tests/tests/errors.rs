@@ -107,6 +107,7 @@ fn a_manifest_that_is_cut_newer_or_strange_is_refused() {
     });
     refused(&cut, &["not valid JSON"]);
     refused(&with_manifest(|m| m["format"] = 99.into()), &["format 99", "newer", "upgrade girasol"]);
+    refused(&with_manifest(|m| m["format"] = 1.into()), &["format 1", "older", "install the bundle"]);
     refused(&with_manifest(|m| m["min_runtime"] = "99.0.0".into()), &["99.0.0", "upgrade girasol"]);
     refused(&with_manifest(|m| m["surprise"] = 1.into()), &["unknown field `surprise`"]);
     refused(&with_manifest(|m| m["geometry"]["dim"] = 64.into()), &["geometry"]);
