@@ -450,7 +450,8 @@ mod tests {
                     Outcome::Opened => {
                         let span = gate.open().unwrap();
                         prop_assert!(open.is_none() && span.peak >= numbers.on);
-                        prop_assert!(score >= numbers.on || min <= 1 && before.is_some());
+                        let together = before.map_or(score, |before| 1.0 - (1.0 - score) * (1.0 - before));
+                        prop_assert!(score >= numbers.on || min <= 1 && together >= numbers.on);
                         prop_assert!(span.peak >= score && span.onset <= start && span.active_until == end);
                         prop_assert!(index - span.onset_index + 1 == u64::from(min.max(1)));
                         if let Some(ended) = last_end {
