@@ -6,6 +6,7 @@ mod cmd;
 use std::process::ExitCode;
 
 use clap::Parser;
+use girasol::ErrorKind;
 
 /// Blocks from 64 KiB up are mapped one by one and go back whole when freed. Loading the graphs frees tens of megabytes
 /// between what stays; in one heap that leaves holes (measured: 5 MiB of 51).
@@ -19,7 +20,15 @@ fn tune_allocator() {
 
 fn main() -> ExitCode {
     tune_allocator();
-    let cli = cmd::Cli::parse();
+    let cli = match cmd::Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version arrive here, too, and are no fault. If they cannot be printed, nothing can be said.
+        Err(error) => {
+            let _ = error.print();
+            let code = if error.use_stderr() { ErrorKind::Usage.exit_code() } else { 0 };
+            return ExitCode::from(code);
+        }
+    };
     match cmd::run(cli) {
         Ok(code) => code,
         Err(error) => {

@@ -16,6 +16,7 @@ use girasol_tests::{
 use serde_json::Value;
 
 // Exit statuses after sysexits.h.
+const USAGE: i32 = 64;
 const DATA: i32 = 65;
 const UNAVAILABLE: i32 = 69;
 const IO: i32 = 74;
@@ -156,6 +157,19 @@ fn a_damaged_self_test_is_found_by_check() {
     let fault = outcome.stdout.lines().find(|line| line.starts_with("FAULT  model bundle: ")).unwrap();
     assert!(fault.contains(file) && fault.contains("copy the bundle again"), "{fault}");
     assert_eq!(outcome.code, Some(DATA));
+}
+
+#[test]
+fn a_wrong_command_line_has_a_status_of_its_own() {
+    for line in [&["run", "--no-such-option"][..], &["no-such-command"], &[]] {
+        let outcome = run(&mut girasol(line));
+        assert_eq!(outcome.code, Some(USAGE), "{line:?}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("Usage: girasol"), "{}", outcome.stderr);
+    }
+    for line in [&["--version"][..], &["--help"], &["run", "--help"]] {
+        let outcome = run(&mut girasol(line));
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{line:?}");
+    }
 }
 
 #[test]

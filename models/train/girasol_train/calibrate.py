@@ -26,7 +26,10 @@ WANTED = frozenset({"alarm", "baby_cry", "cat_meow", "cough", "dog_bark", "glass
                     "speech", "person", "face", "dog", "cat"})  # fmt: skip
 LOWEST_ON, HIGHEST_ON = 0.3, 0.995
 OFF_SHARE = 0.6
-RELEASE = {True: 2, False: 4}  # snippets, of what is heard and of what is seen: the runtime's default settings
+# Snippets, of what is heard and of what is seen: the runtime's default settings. Nothing begins in those that start
+# within the cooldown of 2 s or 5 s after an end.
+RELEASE = {True: 2, False: 4}
+COOLING = {True: 3, False: 6}
 MIN_RECALL, SURE_RECALL = 0.25, 0.5
 MIN_EVENTS, SURE_EVENTS = 4, 8
 # Sounds that last may be confirmed by a second snippet, where validation finds more of them so; short ones must fire at
@@ -138,20 +141,22 @@ def deciding(p: np.ndarray, confirm: int, heard: bool) -> np.ndarray:
 def stretches(p: np.ndarray, on: float, off: float, confirm: int = 1, heard: bool = True) -> list[tuple[int, int]]:
     """Events of one scene: [first, last] snippets, as the runtime's gate makes them (runtime/src/event/gate.rs).
 
-    One begins after `confirm` snippets in a row at or above `on`, and ends before `RELEASE` snippets in a row below
-    `off`.
+    One begins after `confirm` snippets in a row at or above `on`, ends before `RELEASE` snippets in a row below `off`,
+    and leaves `COOLING` snippets in which nothing begins and which count for nothing.
     """
-    found, first, run, below = [], None, 0, 0
-    release = RELEASE[heard]
-    for t, value in enumerate(deciding(p, confirm, heard)):
-        run = run + 1 if value >= on else 0
+    found, first, run, below, free = [], None, 0, 0, 0
+    release, both = RELEASE[heard], deciding(p, confirm, heard)
+    for t, own in enumerate(p):
         if first is None:
+            if t < free:
+                continue
+            run = run + 1 if (both[t] if t > free else own) >= on else 0
             first, below = (t if run >= confirm else None), 0
             continue
-        below = below + 1 if p[t] < off else 0
+        below = below + 1 if own < off else 0
         if below == release:
             found.append((first, t - release))
-            first, run = None, 0
+            first, run, free = None, 0, t + 1 + COOLING[heard]
     return found + ([(first, len(p) - 1)] if first is not None else [])
 
 

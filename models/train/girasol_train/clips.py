@@ -22,6 +22,7 @@ from .fusion import SNIPPET_SECONDS
 from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS
 from .train_fusion import Pool, aligned_stream, forgive_wild_cats, maker_matrix, snippet_truth, source_truth
 
+MOMENTS_TRIED = 30
 QUESTIONS_PER_CLIP = 4
 TRUTH = ("audible", "visible", "source")
 
@@ -91,15 +92,20 @@ def clip(rng: np.random.Generator, sounds: scenes.AudioBank, pool: Pool) -> dict
 
 
 def pose(rng: np.random.Generator, truth: dict[str, np.ndarray]) -> list[dict]:
+    """Questions of every kind as often, each about a moment for which the truth tells the answer: where a sound may or
+    may not be there, nobody can say what happened."""
     start = np.arange(scenes.SNIPPETS) * SNIPPET_SECONDS
-    story = stories.Truth(*(truth[name] for name in stories.TRUTH), start)
-    out = []
-    for t in sorted(rng.integers(8, scenes.SNIPPETS, QUESTIONS_PER_CLIP)):
-        kind, label, question = stories.pose(rng, story, int(t))
-        right = text.decode(text.encode(stories.answer(story, int(t), kind, label))[: text.MAX_OUTPUT])
-        out.append({"snippet": int(t), "time": float(start[t] + 0.5), "kind": kind, "label": label,
-                    "question": question, "answer": right})  # fmt: skip
-    return out
+    story, out = stories.Truth(*(truth[name] for name in stories.TRUTH), start), []
+    for kind in rng.choice(list(text.QUESTIONS), QUESTIONS_PER_CLIP):
+        for t in rng.integers(8, scenes.SNIPPETS, MOMENTS_TRIED):
+            _, label, question = stories.pose(rng, story, int(t), str(kind))
+            right = stories.answer(story, int(t), str(kind), label)
+            if right is not None:
+                out.append({"snippet": int(t), "time": float(start[t] + 0.5), "kind": str(kind), "label": label,
+                            "question": question,
+                            "answer": text.decode(text.encode(right)[: text.MAX_OUTPUT])})  # fmt: skip
+                break
+    return sorted(out, key=lambda question: question["snippet"])
 
 
 # ---------------------------------------------------------------- files

@@ -56,7 +56,8 @@ def scene_table(outcomes: dict[str, calibrate.Outcome], rules: Rules) -> list[di
             on, off = rule["thresholds"]["low_false_alarm"]["on"], rule["thresholds"]["low_false_alarm"]["off"]
             counts = calibrate.count_events(outcome, i, on, off, rule["min_snippets"])
             rows.append({
-                "kind": kind, "label": name, "enabled": rule["enabled"], "snippets": int(true.sum()),
+                "kind": kind, "label": name, "enabled": rule["enabled"],
+                "experimental": rule["experimental"], "snippets": int(true.sum()),
                 "ap": calibrate.average_precision(probability[..., i][known], true),
                 "f1": calibrate.snippet_f1(outcome, i, rule["thresholds"]["best_f1"]["on"]),
                 "events": counts["there"], "found": counts["found"], "made": counts["true"] + counts["false"],
@@ -253,16 +254,26 @@ def quiet_report(
 # ---------------------------------------------------------------- clips and pictures
 
 
-def clip_scores(streamer: Streamer, clips: list[ad.Clip]) -> np.ndarray:
-    """[clips, labels]: mean probability over each clip alone, from fresh state, without a camera."""
-    rows = []
+# Ways to make one score of a clip out of the logits of its snippets [T, labels].
+POOLS = {
+    "mean probability": lambda x: (1.0 / (1.0 + np.exp(-x))).mean(axis=0),
+    "mean logit": lambda x: 1.0 / (1.0 + np.exp(-x.mean(axis=0))),
+    "highest probability": lambda x: 1.0 / (1.0 + np.exp(-x.max(axis=0))),
+}
+
+
+def clip_scores(streamer: Streamer, clips: list[ad.Clip]) -> dict[str, np.ndarray]:
+    """[clips, labels] by each of POOLS: over each clip alone, from fresh state, without a camera."""
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in POOLS}
     for clip in clips:
         count = max(1, -(-len(clip.samples) // SNIPPET_SAMPLES))
         wave = np.zeros(CARRY_SAMPLES + count * SNIPPET_SAMPLES, np.float32)
         wave[CARRY_SAMPLES : CARRY_SAMPLES + len(clip.samples)] = clip.wave()
         mel = log_mel(np.lib.stride_tricks.sliding_window_view(wave, PATCH_SAMPLES)[::SNIPPET_SAMPLES])
-        rows.append((1.0 / (1.0 + np.exp(-stream_scene(streamer, mel, None)["audible"]))).mean(axis=0))
-    return np.stack(rows)
+        logits = stream_scene(streamer, mel, None)["audible"]
+        for name, pooled in POOLS.items():
+            rows[name].append(pooled(logits))
+    return {name: np.stack(values) for name, values in rows.items()}
 
 
 def named(score: np.ndarray, silence: float) -> list[str]:
@@ -274,17 +285,23 @@ def named(score: np.ndarray, silence: float) -> list[str]:
 
 
 def clip_accuracy(streamer: Streamer, clips: list[ad.Clip], validation: list[ad.Clip]) -> dict[str, Any]:
-    """One of 39 classes per clip. What counts as nothing but background is set on the validation clips."""
+    """One of 39 classes per clip. The pool, and what counts as nothing but background, are set on validation clips."""
     score, known = clip_scores(streamer, validation), [clip.label for clip in validation]
-    right = lambda limit: np.mean([a == b for a, b in zip(named(score, limit), known, strict=True)])  # noqa: E731
-    silence = float(max(np.linspace(0.02, 0.6, 30), key=right))
+
+    def right(choice: tuple[str, float]) -> float:
+        said = named(score[choice[0]], choice[1])
+        return float(np.mean([a == b for a, b in zip(said, known, strict=True)]))
+
+    choices = [(pool, float(silence)) for pool in POOLS for silence in np.linspace(0.02, 0.6, 30)]
+    pool, silence = max(choices, key=right)
     hits: dict[str, list[bool]] = {}
-    for clip, said in zip(clips, named(clip_scores(streamer, clips), silence), strict=True):
+    for clip, said in zip(clips, named(clip_scores(streamer, clips)[pool], silence), strict=True):
         hits.setdefault(clip.label, []).append(said == clip.label)
     flat = [h for rows in hits.values() for h in rows]
     recall = {label: float(np.mean(rows)) for label, rows in hits.items()}
     return {"clips": len(flat), "accuracy": float(np.mean(flat)), "macro_recall": float(np.mean(list(recall.values()))),
-            "silence": silence, "validation_accuracy": float(right(silence)), "recall": recall}  # fmt: skip
+            "pool": pool, "silence": silence, "validation_accuracy": right((pool, silence)),
+            "recall": recall}  # fmt: skip
 
 
 def picture_scores(streamer: Streamer, pictures: list[vd.Picture], rules: Rules) -> dict[str, dict[str, float]]:
@@ -394,9 +411,9 @@ def _prompt_name(prompt: list[int]) -> str:
 # ---------------------------------------------------------------- onset phase
 
 
-def onset_sweep(streamer: Streamer, sounds: scenes.AudioBank, rules: Rules,
-                labels: tuple[str, ...] = ("dog_bark", "glass_break", "knock", "cough", "door"), phases: int = 8,
-                ) -> dict[str, list[float]]:  # fmt: skip
+def onset_sweep(streamer: Streamer, groups: dict[str, list[scenes.Source]], rules: Rules, phases: int = 8,
+                labels: tuple[str, ...] = ("dog_bark", "glass_break", "knock", "cough", "door"),
+                ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Recall at the default threshold by the place of a sound's onset within a snippet, over faint room noise."""
     table = {}
     for label in labels:
@@ -404,7 +421,7 @@ def onset_sweep(streamer: Streamer, sounds: scenes.AudioBank, rules: Rules,
         limits, recall = rule["thresholds"]["low_false_alarm"], []
         for phase in range(phases):
             hits = []
-            for n, source in enumerate(sounds.groups[label]):
+            for n, source in enumerate(groups[label]):
                 rng = np.random.default_rng([phase, n])
                 track = scenes.AudioTrack(8)
                 track.wave = ad.add_noise(track.wave, rng, -65.0)
@@ -417,5 +434,5 @@ def onset_sweep(streamer: Streamer, sounds: scenes.AudioBank, rules: Rules,
                 p = 1.0 / (1.0 + np.exp(-stream_scene(streamer, mel, None)["audible"][:, column]))
                 hits.append(bool(calibrate.stretches(p, limits["on"], limits["off"], rule["min_snippets"])))
             recall.append(float(np.mean(hits)))
-        table[label] = recall
+        table[label] = {"clips": len(groups[label]), "recall": recall}
     return table

@@ -365,7 +365,7 @@ def write_golden(
 
     outputs, decodes = golden_results(Streamer(folder, config), inputs, fusion)
     body = {
-        "format": 1,
+        "format": FORMAT,
         "bin": "golden.bin",
         "snippets": GOLDEN_SNIPPETS,
         "tolerance": 1e-3,

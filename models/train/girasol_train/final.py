@@ -401,7 +401,7 @@ def source(table: Table, truth: Table) -> dict[str, Any]:
     def at_half(score: np.ndarray) -> Callable[[np.ndarray], float]:
         return lambda p: f1(score[p][pairs[p]] >= 0.5, true[p][pairs[p]])
 
-    figures = {"head AP": ap(table["source"]), "rule AP": ap(rule), "head F1": at_half(table["source"]),
+    figures = {"shipped AP": ap(table["source"]), "rule AP": ap(rule), "shipped F1": at_half(table["source"]),
                "rule F1": at_half(rule)}  # fmt: skip
-    found = intervals(figures, len(true), [("head AP", "rule AP"), ("head F1", "rule F1")], RESAMPLES)
+    found = intervals(figures, len(true), [("shipped AP", "rule AP"), ("shipped F1", "rule F1")], RESAMPLES)
     return {"pairs": int(pairs.sum()), "true": int((true & pairs).sum()), "figures": found}

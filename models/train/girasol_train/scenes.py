@@ -6,7 +6,7 @@ a pair means (source in view, off camera, silent object) follows from the truth 
 
 Two caches in the work directory, both sharded, seeded per shard and resumable:
 - `tracks-v*/`: what the frontends give (log-mel patches, small frames) and the truth; independent of the encoders;
-- `tokens-<hash of the encoder checkpoint>/`: the frozen encoder's tokens of each shard, float16.
+- `tokens-v*-<hash of the encoder checkpoint>/`: the frozen encoder's tokens of each shard, float16.
 """
 
 from __future__ import annotations
@@ -347,6 +347,10 @@ def tracks_folder(work: pathlib.Path) -> pathlib.Path:
     return work / f"tracks-v{VERSION}"
 
 
+def tokens_folder(work: pathlib.Path, checkpoint: pathlib.Path) -> pathlib.Path:
+    return work / f"tokens-v{VERSION}-{file_hash(checkpoint)}"
+
+
 def shard_paths(work: pathlib.Path, kind: str, split: str) -> list[pathlib.Path]:
     return sorted(tracks_folder(work).glob(f"{kind}-{TAG.get(split, split)}-*.npz"))
 
@@ -406,7 +410,7 @@ def video_tokens(encoder: torch.nn.Module, shard: dict[str, np.ndarray]) -> np.n
 def write_tokens(work: pathlib.Path, kind: str, checkpoint: pathlib.Path, encoder: torch.nn.Module,
                  splits: Sequence[str] = SPLITS) -> pathlib.Path:  # fmt: skip
     """Encode every shard of `kind` not yet encoded by this checkpoint; returns the folder."""
-    folder = work / f"tokens-{file_hash(checkpoint)}"
+    folder = tokens_folder(work, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     encode = audio_tokens if kind == "audio" else video_tokens
     for path in [p for split in splits for p in shard_paths(work, kind, split)]:

@@ -58,10 +58,30 @@ class Truth:
         """None without a picture."""
         return bool(self.seen(t) & set(SOURCES.get(label, []))) if self.there(t)[1] else None
 
-    def last(self, t: int, column: np.ndarray) -> float | None:
-        """Seconds since the column was last true, at or before t."""
-        times = np.flatnonzero(column[: t + 1] >= 0.5)
+    def require(self, t: int, sense: int) -> None:
+        """Raise Unknown if not everything about sound (0) or picture (1) in snippet t is known, if there was one."""
+        if self.there(t)[sense] and not ((self.audible_weight, self.visible_weight)[sense][t] > 0).all():
+            raise Unknown
+
+    def last_heard(self, t: int, label: str) -> float | None:
+        """Seconds since the sound was last there, at or before t. Raises Unknown if it may have been since then."""
+        return self._last(t, 0, AUDIBLE_IDS.index(label))
+
+    def last_seen(self, t: int, label: str) -> float | None:
+        return self._last(t, 1, VISIBLE_INDEX[label])
+
+    def _last(self, t: int, sense: int, column: int) -> float | None:
+        target, weight = ((self.audible, self.audible_weight), (self.visible, self.visible_weight))[sense]
+        target, known = target[: t + 1, column] >= 0.5, weight[: t + 1, column] > 0
+        there = np.ones(t + 1, bool) if self.present is None else self.present[: t + 1, sense] > 0
+        times = np.flatnonzero(known & target)
+        if (there & ~known)[times[-1] + 1 if len(times) else 0 :].any():
+            raise Unknown
         return float(self.start[t] - self.start[times[-1]]) if len(times) else None
+
+
+class Unknown(Exception):
+    """The answer would depend on what is not known to be true or false."""
 
 
 Maker = Callable[..., tuple[list[int], list[int]] | None]
@@ -128,12 +148,14 @@ def caption_text(truth: Truth, t: int) -> str:
 
 def ask(rng: np.random.Generator, truth: Truth, t: int) -> tuple[list[int], str] | None:
     kind, label, asked = pose(rng, truth, t)
-    return text.prompt_ids("ask", question=asked), answer(truth, t, kind, label)
+    reply = answer(truth, t, kind, label)
+    return None if reply is None else (text.prompt_ids("ask", question=asked), reply)
 
 
-def pose(rng: np.random.Generator, truth: Truth, t: int) -> tuple[str, str, str]:
-    """A question about moment t: its kind (of `text.QUESTIONS`), its label ("" where there is none) and its words."""
-    kind = str(rng.choice(list(text.QUESTIONS)))
+def pose(rng: np.random.Generator, truth: Truth, t: int, kind: str | None = None) -> tuple[str, str, str]:
+    """A question about moment t: its kind (of `text.QUESTIONS`, drawn if not given), its label ("" where there is none)
+    and its words."""
+    kind = kind or str(rng.choice(list(text.QUESTIONS)))
     words = str(rng.choice(text.QUESTIONS[kind]))
     if kind in ("heard", "when"):
         label = _some_label(rng, list(text.ASKED), AUDIBLE_IDS, truth.audible[: t + 1])
@@ -144,16 +166,23 @@ def pose(rng: np.random.Generator, truth: Truth, t: int) -> tuple[str, str, str]
     return kind, "", words
 
 
-def answer(truth: Truth, t: int, kind: str, label: str) -> str:
-    """The right answer; with predictions in place of the truth, that of the label history. Of what was never there
-    nothing is known."""
+def answer(truth: Truth, t: int, kind: str, label: str) -> str | None:
+    """The right answer, None where the truth does not tell; with predictions in place of the truth, that of the label
+    history. Of a sense that was never there nothing is known."""
+    try:
+        return _answer(truth, t, kind, label)
+    except Unknown:
+        return None
+
+
+def _answer(truth: Truth, t: int, kind: str, label: str) -> str:
     if kind != "unknown" and not truth.ever(t, int(kind in ("seen", "anyone", "see"))):
         return text.REPLIES["unknown"]
     if kind in ("heard", "when"):
-        age = truth.last(t, truth.audible[:, AUDIBLE_IDS.index(label)])
+        age = truth.last_heard(t, label)
         return text.answer_heard(label, age) if kind == "heard" else text.answer_when(age)
     if kind in ("seen", "anyone"):
-        return text.answer_seen(label, truth.last(t, truth.visible[:, VISIBLE_INDEX[label]]))
+        return text.answer_seen(label, truth.last_seen(t, label))
     return _open_answer(truth, kind, t)
 
 
@@ -166,11 +195,13 @@ def _some_label(rng: np.random.Generator, allowed: list[str] | tuple[str, ...], 
 
 def _open_answer(truth: Truth, kind: str, t: int) -> str:
     if kind == "hear":
+        truth.require(t, 0)
         return text.answer_list([text.HEARD[a] for a in LISTED if a in truth.heard(t)])
     if kind == "see":
+        truth.require(t, 1)
         return text.answer_list([text.SEEN[v] for v in VISIBLE_IDS if v in truth.seen(t)])
     if kind == "happened":
-        ages = {a: truth.last(t, truth.audible[:, AUDIBLE_IDS.index(a)]) for a in LISTED if a not in AMBIENCE}
+        ages = {a: truth.last_heard(t, a) for a in LISTED if a not in AMBIENCE}
         recent = sorted((age, a) for a, age in ages.items() if age is not None)
         return text.answer_list([text.HEARD[a] for _, a in recent])
     return text.REPLIES["unknown"]

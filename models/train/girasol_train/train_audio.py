@@ -78,6 +78,7 @@ class Recipe:
     score_weight: float = 0.15
     embedding_weight: float = 2.0
     average: float = 0.995
+    masked_share: float = 0.5  # of the student's patches
     seed: int = 1
 
 
@@ -192,7 +193,8 @@ class Trainer:
             group["lr"] = group["top"] * warm * (0.02 + 0.49 * (1.0 + math.cos(math.pi * progress)))
         rng = np.random.default_rng([recipe.seed, self.step])
         mel, target, weight = (torch.from_numpy(a).to(self.device) for a in self.composer.batch(rng, recipe.batch))
-        tokens, scores, embedding = self._forward(mel[:, None], frozen, encoder_learns=progress >= recipe.heads_until)
+        seen = masked(rng, mel, recipe.masked_share)
+        tokens, scores, embedding = self._forward(mel[:, None], seen[:, None], frozen, progress >= recipe.heads_until)
         if self.step == 0:
             self.embedding_std = float(embedding.std())
         parts = self._losses(tokens, target, weight, scores, embedding / self.embedding_std)
@@ -207,12 +209,17 @@ class Trainer:
         return [float(p) for p in parts]
 
     def _forward(
-        self, x: torch.Tensor, frozen: int, encoder_learns: bool
+        self, x: torch.Tensor, seen: torch.Tensor, frozen: int, encoder_learns: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Tokens of the student, scores and embedding of the teacher; `frozen` first layers are the teacher's."""
+        """Tokens of the student for `seen`, scores and embedding of the teacher for `x`; both [n, 1, 96, 64].
+
+        The first `frozen` layers are the teacher's; with any, the student's input is the teacher's too.
+        """
         with torch.no_grad():
             shared = self.teacher.trunk(x, 0, frozen)
             logits, embedding = self.teacher.head(self.teacher.trunk(shared, frozen))
+            if not frozen:
+                shared = seen
         with torch.set_grad_enabled(encoder_learns):
             tokens = self.encoder.tokens(self.encoder.trunk(shared, frozen))
         return tokens, torch.sigmoid(logits), embedding
@@ -261,6 +268,27 @@ class Trainer:
         told = " ".join(f"{result[k]:.4f}" for k in ("accuracy", "macro_recall", "mixture_mAP")) + " kept" * kept
         parts = np.round(losses, 4).tolist()
         print(f"step {self.step} minutes {self.spent / 60:.1f} losses {parts} val {told}", flush=True)
+
+
+def masked(rng: np.random.Generator, mel: torch.Tensor, share: float) -> torch.Tensor:
+    """Log-mel patches [n, 96, 64] of which `share` have bands and a moment set to the patch's mean.
+
+    SpecAugment (arXiv 1904.08779) with masks as narrow as the sounds are short: up to two of up to 12 mel bands, one
+    of up to 0.12 s. The teacher hears the patch as it was, so the student learns to fill in.
+    """
+    out = mel.clone()
+    for patch in out:
+        if rng.random() >= share:
+            continue
+        mean = patch.mean()
+        for _ in range(rng.integers(1, 3)):
+            width = int(rng.integers(2, 13))
+            low = int(rng.integers(0, patch.shape[1] - width + 1))
+            patch[:, low: low + width] = mean
+        width = int(rng.integers(0, 13))
+        start = int(rng.integers(0, patch.shape[0] - width + 1))
+        patch[start: start + width] = mean
+    return out
 
 
 def companion_map(data: pathlib.Path) -> dict[int, list[int]]:

@@ -306,13 +306,16 @@ class Training:
         self.seconds, self.step = content["seconds"], content["step"]
 
 
-def train(data: Path, work: Path, minutes: float, batch_size: int, rate: float) -> None:
-    """Runs to the end of the time budget (time of earlier runs counts) and then writes the encoder."""
+def train(data: Path, work: Path, minutes: float, batch_size: int, rate: float, seed: int = 1) -> None:
+    """Runs to the end of the time budget (time of earlier runs counts) and then writes the encoder.
+
+    A further training of a finished encoder wants another `seed`, or it draws the same views again.
+    """
     run = Training(load_video_encoder(work / CHECKPOINT).to(memory_format=torch.channels_last), rate)
     if (work / STATE).exists():
         run.load(work / STATE)
     validation = Validation(load_images(data, work, "val"))
-    sampler = Sampler(load_images(data, work, "train"), seed=1 + run.step)
+    sampler = Sampler(load_images(data, work, "train"), seed=seed + run.step)
     losses: list[float] = []
     last, saved, checked = time.monotonic(), run.seconds, run.seconds
     while run.seconds < 60.0 * minutes:
@@ -436,6 +439,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=40.0, help="training time, earlier runs included")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=1, help="of the views that are drawn")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of the heads; the body's is 0.12 of it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -444,7 +448,7 @@ def main() -> None:
     if options.stage == "init":
         init(options.data, options.work)
     elif options.stage == "train":
-        train(options.data, options.work, options.minutes, options.batch, options.rate)
+        train(options.data, options.work, options.minutes, options.batch, options.rate, options.seed)
     else:
         evaluate(options.data, options.work)
 

@@ -76,7 +76,7 @@ IMAGENET_TO_LABEL: dict[str, tuple[tuple[int, int], ...]] = {
 VALIDATION_SHARE = 0.12
 CENTRE_BOX = (0.12, 0.12, 0.88, 0.88)
 CANVAS_WIDTH, CANVAS_HEIGHT = 256, 192
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +146,13 @@ def part_of(source_id: str, split: str) -> str:
 
 
 def _pixel_cache(data: Path, work: Path, rows: list[dict[str, str]]) -> tuple[np.ndarray, list[list[int]]]:
-    """All pictures decoded once into one flat memory map; returns it with [offset, height, width] per picture."""
+    """All pictures decoded into one flat memory map, once for the same list; with [offset, height, width] of each."""
     flat, index = work / f"pictures-v{CACHE_VERSION}.u8", work / f"pictures-v{CACHE_VERSION}.json"
-    if not index.exists():
+    files = [row["file"] for row in rows]
+    known = json.loads(index.read_text()) if index.exists() else {}
+    if known.get("files") != files:
         work.mkdir(parents=True, exist_ok=True)
+        index.unlink(missing_ok=True)
         places, offset = [], 0
         part = flat.with_suffix(f".{os.getpid()}.tmp")
         with part.open("wb") as out:
@@ -160,9 +163,10 @@ def _pixel_cache(data: Path, work: Path, rows: list[dict[str, str]]) -> tuple[np
                 offset += bgr.size
         part.replace(flat)
         part = index.with_suffix(f".{os.getpid()}.tmp")
-        part.write_text(json.dumps(places))
+        known = {"files": files, "places": places}
+        part.write_text(json.dumps(known))
         part.replace(index)
-    return np.memmap(flat, np.uint8, "r"), json.loads(index.read_text())
+    return np.memmap(flat, np.uint8, "r"), known["places"]
 
 
 @functools.cache

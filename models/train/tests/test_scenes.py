@@ -93,8 +93,8 @@ def test_stretches_need_confirmation_and_end_below_off():
     p = np.array([0.1, 0.9, 0.1, 0.9, 0.9, 0.7, 0.3, 0.9])
     assert calibrate.stretches(p, 0.8, 0.5, confirm=2) == [(4, 7)]
     assert calibrate.stretches(p[:3], 0.8, 0.5, confirm=2) == []
-    p = np.array([0.1, 0.9, 0.1, 0.1, 0.5, 0.65, 0.1, 0.2, 0.1])
-    assert calibrate.stretches(p, 0.8, 0.5) == [(1, 1), (5, 5)]
+    p = np.array([0.1, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.5, 0.65, 0.1, 0.2, 0.1])
+    assert calibrate.stretches(p, 0.8, 0.5) == [(1, 1), (8, 8)]
     assert calibrate.stretches(p, 0.8, 0.5, confirm=2) == []
 
 
@@ -105,10 +105,18 @@ def test_neighbours_count_together_where_one_snippet_is_enough():
     assert calibrate.stretches(halves, 0.7, 0.4, heard=False) == []
 
 
+def test_nothing_begins_for_a_while_after_an_end():
+    # The test of the same name in runtime/src/event/gate.rs: ended by snippets 1 and 2, 3 to 5 start within 2 s.
+    p = np.array([0.95, 0.05, 0.05, 0.05, 0.05, 0.95, 0.05, 0.05, 0.05])
+    assert calibrate.stretches(p, 0.6, 0.36) == [(0, 0)]
+    p[6] = 0.95
+    assert calibrate.stretches(p, 0.6, 0.36) == [(0, 0), (6, 6)]
+
+
 def test_false_events_ignore_neighbours_of_true_ones():
-    logits = np.full((1, 8, 1), -5.0)
-    logits[0, [2, 6], 0] = 5.0
-    target = np.zeros((1, 8, 1))
+    logits = np.full((1, 12, 1), -5.0)
+    logits[0, [2, 9], 0] = 5.0
+    target = np.zeros((1, 12, 1))
     target[0, 1, 0] = 1.0
     counts = calibrate.count_events(calibrate.Outcome(("x",), logits, target, np.ones_like(target)), 0, 0.8, 0.5, 1)
     assert counts == {"true": 1, "false": 1, "there": 1, "found": 1}

@@ -56,10 +56,29 @@ def truth() -> stories.Truth:
 
 def test_answers_look_back():
     t = truth()
-    assert t.last(9, t.audible[:, AUDIBLE_INDEX["dog_bark"]]) == pytest.approx(4.8)
-    assert t.last(3, t.audible[:, AUDIBLE_INDEX["dog_bark"]]) is None
+    assert t.last_heard(9, "dog_bark") == pytest.approx(4.8)
+    assert t.last_heard(3, "dog_bark") is None
     assert text.answer_heard("dog_bark", 4.8) == "not now, but a few seconds ago"
     assert text.answer_seen("person", 0.0) == "yes, a person is in view"
+
+
+def test_what_may_have_been_is_neither_denied_nor_dated():
+    t = truth()
+    t.audible_weight[6, AUDIBLE_INDEX["dog_bark"]] = 0.0
+    assert stories.answer(t, 5, "heard", "dog_bark") == "yes, a dog barks"
+    assert stories.answer(t, 9, "heard", "dog_bark") is None
+    assert stories.answer(t, 9, "when", "dog_bark") is None
+    assert stories.answer(t, 9, "heard", "speech") == "no, not in the last minute"
+    assert stories.answer(t, 6, "hear", "") is None
+    assert stories.answer(t, 9, "happened", "") is None
+    t.audible[8, AUDIBLE_INDEX["dog_bark"]] = 1.0
+    assert stories.answer(t, 9, "heard", "dog_bark") == "yes, a dog barks"
+    # Where there was no sound at all, weights say nothing and the minute had none of it.
+    silent = truth()
+    silent.audible_weight[7:] = 0.0
+    silent.present = np.ones((10, 2))
+    silent.present[7:, 0] = 0.0
+    assert stories.answer(silent, 9, "heard", "speech") == "no, not in the last minute"
 
 
 def test_samples_end_in_eos_and_unknown_sights_are_not_told():

@@ -32,7 +32,7 @@ const CONTAINERS: [&str; 17] = [
     "ts", "webm", "wmv",
 ];
 
-/// Run the bundle over a folder of clips at full speed and score it; formats: docs/reference/eval.md
+/// Run the bundle over a folder of clips at full speed and score it; formats: reference/eval.md of the documentation
 #[derive(Debug, Args)]
 pub(super) struct Eval {
     /// The folder, searched with its subfolders

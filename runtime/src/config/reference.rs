@@ -31,7 +31,7 @@ const KEYS: &[(&str, &str, &str)] = &[
         "Pixel format to insist on; empty means the one that costs the least.",
     ),
     ("camera.width", "0–8192", "Width to ask for; 0 means the smallest that is large enough."),
-    ("camera.height", "0–8192", "Height to ask for; 0 as with the width."),
+    ("camera.height", "0–8192", "Height to ask for; given together with the width."),
     (
         "camera.fps",
         "1–60",
@@ -47,7 +47,7 @@ const KEYS: &[(&str, &str, &str)] = &[
         "camera.masks",
         "list of `[left, top, width, height]`",
         "Rectangles of the camera's picture that are blacked out before anything else sees it, in fractions of the \
-         picture as the camera delivers it.",
+         picture as the camera delivers it; at most 32.",
     ),
     ("microphone.enabled", "`true` or `false`", "Whether there is a microphone to be used."),
     (
@@ -66,7 +66,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "mqtt.password_file",
         "path",
-        "File with the password. This and the files below are read at each connection; a relative path is one below \
+        "File with the password; without it, `mqtt-password` in `$CREDENTIALS_DIRECTORY` where that is not empty. This and the files below are read at each connection; a relative path is one below \
          `$CREDENTIALS_DIRECTORY` where systemd sets that.",
     ),
     ("mqtt.ca_file", "path", "Certificate authority (PEM) for `mqtts`; without it, the system's."),
@@ -122,7 +122,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "hear.labels.<label>.min_snippets",
         "1–60",
-        "Snippets in a row above `on` before an event begins; at 1 a snippet and the one before count together; default from the bundle.",
+        "Snippets in a row (one may be missing between two) above `on` before an event begins; at 1 a snippet and the one before count together; default from the bundle.",
     ),
     ("see.enabled", "`true` or `false`", "Whether this sense raises events at all."),
     ("see.release_snippets", "1–60", "Snippets (0.96 s) in a row below the threshold that end an event."),
@@ -143,7 +143,7 @@ const KEYS: &[(&str, &str, &str)] = &[
     (
         "see.labels.<label>.min_snippets",
         "1–60",
-        "Snippets in a row above `on` before an event begins; default from the bundle.",
+        "Snippets in a row (one may be missing between two) above `on` before an event begins; default from the bundle.",
     ),
     (
         "board.profile",

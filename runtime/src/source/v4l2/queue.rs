@@ -187,7 +187,7 @@ pub(super) fn fault(name: &str, doing: &str, error: &io::Error) -> SourceError {
         }
         Some(libc::ENOSPC) => (
             SourceErrorKind::Failed,
-            Some("the USB bus is full: another port, or a smaller camera.size, may help"),
+            Some("the USB bus is full: another port, or a smaller camera.width and camera.height, may help"),
         ),
         _ => (SourceErrorKind::Failed, None),
     };
