@@ -86,7 +86,7 @@ for unit in serial-getty@ttyAMA0.service getty@tty1.service e2scrub_reap.service
 done
 printf '[Journal]\nStorage=persistent\n' > etc/systemd/journald.conf.d/board.conf
 cd "$OLDPWD"
-mke2fs -q -t ext4 -L board -d "$root" "$work/disk" 1200M
+mke2fs -q -t ext4 -L board -d "$root" "$work/disk" 1200M >&2  # it names the new file even so
 mv "$work/disk" "$disk"
 say "$(du -h "$disk" | cut -f1) of system"
 echo "$PWD/$disk"

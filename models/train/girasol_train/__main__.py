@@ -52,7 +52,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 100, "val": 24, "test": 10}, "video": {"train": 80, "val": 16, "test": 8}}
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.5.0"
+VERSION = "0.6.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "

@@ -1,4 +1,4 @@
-"""Trains the video encoder: `python -m girasol_train.train_video init|train|eval`.
+"""Trains the video encoder: `python -m girasol_train.train_video init|train|average|eval`.
 
 init   lite0's weights and a PCA projection: usable tokens at once.
 train  distillation on synthetic views: masked multi-label loss on our visible labels (human labels where there are
@@ -6,6 +6,8 @@ train  distillation on synthetic views: masked multi-label loss on our visible l
        what the kit shows rarely (cats), and the true motion in each token's cell, which gives the luma difference a
        use. First the heads, then everything, then the late blocks (three times cheaper a step); progress is measured
        in time (`--minutes`), because the training shares its machine. Can be stopped and started again.
+average  the mean of this encoder's weights and of another's that it was trained on from (`--other`): what a further
+       training has won, with less of what it has forgotten (arXiv 2203.05482; cats, of which the kit has few).
 eval   scores on the kit's test split against human labels and against YOLOX-nano; writes video_eval.json.
 """
 from __future__ import annotations
@@ -343,6 +345,15 @@ def publish(work: Path, encoder: VideoEncoder, head: ViewHead, seconds: float, v
     print(json.dumps(score))
 
 
+def average(work: Path, other: Path) -> None:
+    """Replaces the encoder by the mean of its weights and the other's; its training heads, which do not fit, go."""
+    encoder, start = load_video_encoder(work / CHECKPOINT), load_video_encoder(other)
+    with torch.no_grad():
+        for mine, theirs in zip(encoder.parameters(), start.parameters(), strict=True):
+            mine.lerp_(theirs, 0.5)
+    save_video_encoder(encoder, work / CHECKPOINT)
+
+
 def load_head(path: Path) -> ViewHead:
     """The training heads stored beside the encoder."""
     head = ViewHead()
@@ -433,13 +444,14 @@ def evaluate(data: Path, work: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["init", "train", "eval"])
+    parser.add_argument("stage", choices=["init", "train", "average", "eval"])
     parser.add_argument("--data", type=Path, default=default_data(), help="data kit (GIRASOL_DATA)")
     parser.add_argument("--work", type=Path, default=default_work(), help="caches and checkpoints (GIRASOL_WORK)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=40.0, help="training time, earlier runs included")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1, help="of the views that are drawn")
+    parser.add_argument("--other", type=Path, help="the encoder to take the mean with")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of the heads; the body's is 0.12 of it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -449,6 +461,8 @@ def main() -> None:
         init(options.data, options.work)
     elif options.stage == "train":
         train(options.data, options.work, options.minutes, options.batch, options.rate, options.seed)
+    elif options.stage == "average":
+        average(options.work, options.other or parser.error("average needs --other"))
     else:
         evaluate(options.data, options.work)
 
