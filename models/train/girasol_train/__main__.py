@@ -52,7 +52,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 100, "val": 24, "test": 10}, "video": {"train": 80, "val": 16, "test": 8}}
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.6.0"
+VERSION = "0.5.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -77,6 +77,7 @@ class Job:
     ablation_steps: int = ablate.STEPS
     text_steps: int = train_text.STEPS
     decoder_only: bool = False  # the start that `init` is
+    encoders: pathlib.Path | None = None  # of another bundle, for `restore`
     small: bool = False  # a few of everything, to see that all stages run
 
     @property
@@ -94,6 +95,10 @@ class Job:
     @property
     def decoder_checkpoint(self) -> pathlib.Path:
         return self.work / "decoder.pt"
+
+    @property
+    def restored_checkpoint(self) -> pathlib.Path:
+        return self.work / "restored.pt"
 
     @property
     def teacher_checkpoint(self) -> pathlib.Path:
@@ -248,7 +253,10 @@ def rules_path(job: Job) -> pathlib.Path:
 
 
 def calibrated(job: Job, pool: train_fusion.Pool, decoder: bool = True) -> Fusion:
-    """The trained fusion model with calibration on `pool` folded in; with the decoder of the stage `text`."""
+    """The trained fusion model with calibration on `pool` folded in; with the decoder of the stage `text`. Of a work
+    directory in which nothing was trained, what was restored from a bundle: that has both in it."""
+    if not job.fusion_checkpoint.exists() and job.restored_checkpoint.exists():
+        return train_fusion.load_fusion(job.restored_checkpoint)
     fusion = train_fusion.load_fusion(job.fusion_checkpoint)
     calibrate.fold_calibration(fusion, calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=3))
     if decoder:
@@ -378,11 +386,11 @@ def run_evaluate(job: Job) -> None:
 
 
 def run_restore(job: Job) -> None:
-    made = [job.audio_checkpoint, job.video_checkpoint, job.work / "restored.pt"]
+    made = [job.audio_checkpoint, job.video_checkpoint, job.restored_checkpoint]
     there = [path.name for path in made if path.exists()]
     if there:
         raise SystemExit(f"{job.work}: {', '.join(there)} would be overwritten: move it away, or use another --work")
-    restore.restore(job.bundle, *made, train_fusion.config())
+    restore.restore(job.bundle, *made, train_fusion.config(), job.encoders)
 
 
 def run_activations(job: Job) -> None:
@@ -423,6 +431,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
     made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
     made.add_argument("--decoder-only", action="store_true", help="take no more than the decoder from --init")
+    made.add_argument("--encoders", type=pathlib.Path, help="folder whose encoders `restore` takes, not the bundle's")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
     made.add_argument("--small", action="store_true", help="a few of everything: only to see that the stages run")
@@ -443,7 +452,8 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
-        options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only, options.small,
+        options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only,
+        options.encoders, options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

@@ -52,9 +52,7 @@ LIMITS = """## What to know before trusting it
 TRAINING = """## How it was made
 
 1. Audio encoder: YAMNet's trunk without its last block (Apache-2.0 weights), distilled on augmented mixtures. Video
-   encoder: EfficientNet-lite0's first stages (Apache-2.0 weights), distilled with YOLOX-nano and lite0 as teachers;
-   its weights are the mean of those after the last 50 minutes of that and of those before, since cats and dogs, of
-   which there are few pictures, were forgotten in them.
+   encoder: EfficientNet-lite0's first stages (Apache-2.0 weights), distilled with YOLOX-nano and lite0 as teachers.
 2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
    any sound track with any picture track, with missing frames, modalities and gaps.
 3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
