@@ -8,7 +8,7 @@
     train      the student from the truth alone, instead of `teacher` and `distil`
     text       the decoder alone, on the context text that the runtime gives it
     export     calibration, thresholds and the bundle, each file held against torch
-    evaluate   the bundle on the test sources; writes evaluation.json into the work directory
+    evaluate   the bundle on the test sources; writes evaluation.json into the folder reports
     final      composed clips of the final sources through `girasol eval`, beside its peers; writes final.json
     ablate     what each part is worth, at student size on a short schedule; writes ablation.json
     card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
@@ -49,10 +49,10 @@ from .fusion import Fusion
 from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
-SHARDS = {"audio": {"train": 100, "val": 24, "test": 10}, "video": {"train": 80, "val": 16, "test": 8}}
+SHARDS = {"audio": {"train": 200, "val": 24, "test": 10}, "video": {"train": 160, "val": 16, "test": 8}}
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.5.0"
+VERSION = "0.6.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -103,6 +103,13 @@ class Job:
     @property
     def teacher_checkpoint(self) -> pathlib.Path:
         return self.work / "teacher.pt"
+
+    @property
+    def reports(self) -> pathlib.Path:
+        """What was measured, beside the bundle: the card can be written again without the work directory."""
+        folder = self.bundle.parent / "reports"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def scored_scenes(self) -> int:
@@ -226,7 +233,7 @@ def run_distil(job: Job) -> None:
 def run_ablate(job: Job) -> None:
     seeds, count = ablate.SEEDS[:1] if job.small else ablate.SEEDS, job.scored_scenes
     pools = job.pool("train"), job.pool("val")
-    path = job.work / "ablation.json"
+    path = job.reports / "ablation.json"
     rows = ablate.run(*pools, path, job.tokens_key(), job.ablation_steps, seeds=seeds, scenes=count)
     print(card.ablation_table(rows))
 
@@ -234,17 +241,18 @@ def run_ablate(job: Job) -> None:
 def run_combiners(job: Job) -> None:
     pools = job.pool("train"), job.pool("val")
     rows = ablate.full(*pools, job.work, job.tokens_key(), job.steps, scenes=job.scored_scenes)
-    (job.work / "combiners.json").write_text(json.dumps({"steps": job.steps, "rows": rows}, indent=1))
+    (job.reports / "combiners.json").write_text(json.dumps({"steps": job.steps, "rows": rows}, indent=1))
 
 
 def run_final(job: Job) -> None:
     inputs = [job.bundle / "manifest.json"]
-    if unchanged(job, "final", inputs, [job.work / "final.json"]):
+    if unchanged(job, "final", inputs, [job.reports / "final.json"]):
         return
     rules = manifest_rules(json.loads((job.bundle / "manifest.json").read_text()))
     count, shards = (4, 1) if job.small else (final.CLIPS, 12)
     report = final.evaluate_final(job.data, job.work, job.bundle, rules, count=count, shards=shards)
-    (job.work / "final.json").write_text(json.dumps(report, indent=1))
+    report["manifest"] = scenes.file_hash(job.bundle / "manifest.json")
+    (job.reports / "final.json").write_text(json.dumps(report, indent=1))
     finished(job, "final", inputs)
 
 
@@ -293,10 +301,11 @@ def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pa
 
 def of_this_bundle(job: Job, stage: str, report: str) -> dict[str, Any]:
     """The report that a stage has written; SystemExit if it is of another bundle."""
-    note, key = job.work / f"{stage}.done", scenes.file_hash(job.bundle / "manifest.json")
-    if not note.exists() or note.read_text() != key:
-        raise SystemExit(f"there is no {report} of the bundle in {job.bundle}: run the stage `{stage}` first")
-    return json.loads((job.work / report).read_text())
+    path = job.reports / report
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if found.get("manifest") != scenes.file_hash(job.bundle / "manifest.json"):
+        raise SystemExit(f"{path} is not of the bundle in {job.bundle}: run the stage `{stage}` first")
+    return found
 
 
 def finished(job: Job, stage: str, inputs: list[pathlib.Path]) -> None:
@@ -349,16 +358,16 @@ def manifest_rules(body: dict[str, Any]) -> evaluate.Rules:
 
 def run_evaluate(job: Job) -> None:
     inputs = [job.bundle / "manifest.json"]
-    if unchanged(job, "evaluate", inputs, [job.work / "evaluation.json"]):
+    if unchanged(job, "evaluate", inputs, [job.reports / "evaluation.json"]):
         return
     body = json.loads((job.bundle / "manifest.json").read_text())
     rules = manifest_rules(body)
     streamer = export.Streamer(job.bundle, train_fusion.config(), body["quantisation"]["nodes"])
-    report: dict[str, Any] = {"bundle": {k: body[k] for k in ("version", "created")}}
+    report: dict[str, Any] = {}
 
     def note(name: str, value: Any) -> None:
         report[name] = value
-        (job.work / "evaluation.json").write_text(json.dumps(report, indent=1))
+        (job.reports / "evaluation.json").write_text(json.dumps(report, indent=1))
         print(f"evaluate: {name}", flush=True)
 
     fusion, pool = calibrated(job, job.pool("val")), job.pool("test")
@@ -384,6 +393,7 @@ def run_evaluate(job: Job) -> None:
     if job.small:
         both = {label: sources[:1] for label, sources in both.items()}
     note("onset", evaluate.onset_sweep(streamer, both, rules, phases=2 if job.small else 8))
+    note("manifest", scenes.file_hash(job.bundle / "manifest.json"))  # last: now it is whole
     finished(job, "evaluate", inputs)
 
 
@@ -406,8 +416,9 @@ def run_questions(job: Job) -> None:
 def run_card(job: Job) -> None:
     report = of_this_bundle(job, "evaluate", "evaluation.json")
     report["final"] = of_this_bundle(job, "final", "final.json")
-    for name in ("ablation", "combiners", "teacher", "student"):
-        path = job.work / f"{name}.json"
+    folders = {"ablation": job.reports, "combiners": job.reports, "teacher": job.work, "student": job.work}
+    for name, folder in folders.items():
+        path = folder / f"{name}.json"
         if path.exists():
             report[name] = json.loads(path.read_text())
     logs = {name: job.work / f"{name}.log" for name in ("teacher", "fusion")}

@@ -7,7 +7,7 @@ their range. The short schedule ranks what is learned quickly; it is no substitu
 
 A step is 128 snippets (8 x 16, 4 x 32 or 2 x 64 in turn): about 0.5 s of one 2.5 GHz core, so the 36 runs cost about
 36 x (steps x 0.5 s + 8 s): 25 minutes at the default of 60 steps, and some more for `concat`, which keeps 36 tokens.
-Results are kept after each run in WORK/ablation.json; what is there for the same tokens and schedule is not run again.
+Results are kept after each run in ablation.json; what is there for the same tokens and schedule is not run again.
 
 `python -m girasol_train combiners` trains the Combiners that the choice is between on the student's whole schedule
 (`full`), and measures them on all validation tracks.

@@ -138,10 +138,11 @@ def snippet_truth(target: np.ndarray, weight: np.ndarray, present: np.ndarray) -
 
 
 def forgive_wild_cats(seen: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """A wild animal may be taken for a cat or not: the kit has hundreds of pumas and leopards and five house cats."""
+    """What is or may be a wild animal (a part of one is unknown) may be taken for a cat or not: the kit has hundreds of
+    pumas and leopards and five house cats."""
     cat, wild = VISIBLE_INDEX["cat"], VISIBLE_INDEX["wild_animal"]
     weight = weight.copy()
-    weight[(seen[:, wild] >= 0.5) & (seen[:, cat] < 0.5), cat] = 0.0
+    weight[((seen[:, wild] >= 0.5) | (weight[:, wild] < 0.5)) & (seen[:, cat] < 0.5), cat] = 0.0
     return weight
 
 

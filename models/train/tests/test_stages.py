@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
 import wave
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from girasol_train import __main__ as stages
 from girasol_train import (
     ablate,
     calibrate,
@@ -217,3 +219,26 @@ def test_plots_are_small_and_well_formed(tmp_path: pathlib.Path):
     for name in names:
         assert tree.parse(tmp_path / "plots" / name).getroot().tag.endswith("svg")
         assert (tmp_path / "plots" / name).stat().st_size < 40_000
+
+
+def test_the_card_is_written_from_reports_of_its_own_bundle_only(tmp_path: pathlib.Path):
+    job = stages.Job(tmp_path, tmp_path, tmp_path / "bundle", 1, 1.0, None, ())
+    job.bundle.mkdir()
+    (job.bundle / "manifest.json").write_text("{}")
+    with pytest.raises(SystemExit, match="run the stage `evaluate` first"):
+        stages.of_this_bundle(job, "evaluate", "evaluation.json")
+    mark = scenes.file_hash(job.bundle / "manifest.json")
+    (job.reports / "evaluation.json").write_text(json.dumps({"manifest": mark, "scenes": []}))
+    assert stages.of_this_bundle(job, "evaluate", "evaluation.json")["scenes"] == []
+    (job.bundle / "manifest.json").write_text('{"version": "another"}')
+    with pytest.raises(SystemExit, match="is not of the bundle"):
+        stages.of_this_bundle(job, "evaluate", "evaluation.json")
+
+
+def test_what_is_or_may_be_a_wild_animal_is_no_proof_against_a_cat():
+    cat, wild = VISIBLE_INDEX["cat"], VISIBLE_INDEX["wild_animal"]
+    seen, weight = np.zeros((4, len(VISIBLE_IDS)), np.float32), np.ones((4, len(VISIBLE_IDS)), np.float32)
+    seen[1, wild], weight[2, wild] = 1.0, 0.0
+    seen[3, [cat, wild]] = 1.0
+    assert train_fusion.forgive_wild_cats(seen, weight)[:, cat].tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert weight[1, cat] == 1.0
