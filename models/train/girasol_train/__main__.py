@@ -15,6 +15,7 @@
     all        verify, encoders, scenes, teacher, distil, text, export, evaluate, final, ablate, card
 
 `combiners` trains three Combiners from scratch on the student's whole schedule (hours); `card` shows their table.
+`average` takes the mean of the student's weights and those of other trainings of it (`--others`).
 Three more work on a finished bundle: `activations` calibrates its int8 again, `questions` writes the manifest's table
 of questions again, `restore` makes checkpoints of it in a work directory that has none (`--init restored.pt` starts
 the student from them).
@@ -77,7 +78,8 @@ class Job:
     ablation_steps: int = ablate.STEPS
     text_steps: int = train_text.STEPS
     decoder_only: bool = False  # the start that `init` is
-    encoders: pathlib.Path | None = None  # of another bundle, for `restore`
+    encoders: pathlib.Path | None = None  # others than the bundle's, for `restore`
+    others: tuple[pathlib.Path, ...] = ()  # trainings of the student, for `average`
     small: bool = False  # a few of everything, to see that all stages run
 
     @property
@@ -211,6 +213,12 @@ def run_train(job: Job) -> None:
     )
 
 
+def run_average(job: Job) -> None:
+    if not job.others:
+        raise SystemExit("average: --others names the other trainings' fusion.pt")
+    train_fusion.average(job.fusion_checkpoint, list(job.others))
+
+
 def run_distil(job: Job) -> None:
     if not job.teacher_checkpoint.exists():
         raise SystemExit(f"{job.teacher_checkpoint} is missing: run the stage `teacher` first, or `train` instead")
@@ -340,6 +348,7 @@ def run_export(job: Job) -> None:
             for kind, folder in zip(SHARDS, job.folders(), strict=True)
         },
         "fusion_steps": saved["step"],
+        "fusion_runs": saved.get("runs", 1),
         "warm_start_steps": init.get("step", 0),
         "restored": init.get("restored") and init["restored"] | ({"parts": "decoder"} if job.decoder_only else {}),
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
@@ -444,7 +453,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
     made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
     made.add_argument("--decoder-only", action="store_true", help="take no more than the decoder from --init")
-    made.add_argument("--encoders", type=pathlib.Path, help="folder whose encoders `restore` takes, not the bundle's")
+    made.add_argument("--encoders", type=pathlib.Path, help="`restore` takes graphs that are in this folder from it")
+    made.add_argument("--others", type=pathlib.Path, nargs="+", help="fusion.pt of the trainings that `average` adds")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
     made.add_argument("--small", action="store_true", help="a few of everything: only to see that the stages run")
@@ -455,7 +465,7 @@ STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
     "distil": run_distil, "train": run_train, "text": run_text, "export": run_export,
     "evaluate": run_evaluate, "final": run_final, "ablate": run_ablate, "combiners": run_combiners, "card": run_card,
-    "activations": run_activations, "questions": run_questions, "restore": run_restore,
+    "activations": run_activations, "questions": run_questions, "restore": run_restore, "average": run_average,
 }  # fmt: skip
 
 
@@ -466,7 +476,7 @@ def main(arguments: list[str] | None = None) -> None:
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
         options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only,
-        options.encoders, options.small,
+        options.encoders, tuple(options.others or ()), options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

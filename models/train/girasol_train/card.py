@@ -51,12 +51,13 @@ LIMITS = """## What to know before trusting it
 
 TRAINING = """## How it was made
 
-1. Audio encoder: YAMNet's trunk without its last block (Apache-2.0 weights), distilled on augmented mixtures. Video
-   encoder: EfficientNet-lite0's first stages (Apache-2.0 weights), distilled with YOLOX-nano and lite0 as teachers.
+1. Audio encoder: YAMNet's trunk without its last block (Apache-2.0 weights), distilled on augmented mixtures, with
+   masked bands and moments (arXiv 1904.08779). Video encoder: EfficientNet-lite0's first stages (Apache-2.0 weights),
+   distilled with YOLOX-nano and lite0 as teachers.
 2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
    any sound track with any picture track, with missing frames, modalities and gaps.
 3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
-   two decoder layers: {steps:,} steps of 256 snippets on shared CPU cores, after a warm start of {warm:,}{taught}.
+   two decoder layers: {steps:,} steps of 256 snippets on CPU cores, after a warm start of {warm:,}{taught}{runs}.
 4. Calibration per label (folded into the heads), thresholds, int8 weights per channel; every exported file agrees with
    torch within 1e-4.
 
@@ -204,6 +205,11 @@ def taught(report: dict[str, Any], training: dict[str, Any]) -> str:
     return f", half of its label and text losses from a teacher of {model['ratio']} times the parameters"
 
 
+def averaged(training: dict[str, Any]) -> str:
+    runs = training.get("fusion_runs", 1)
+    return f"; the mean of the weights of {runs} such trainings (arXiv 2203.05482)" if runs > 1 else ""
+
+
 def spread(entry: dict[str, float], digits: int = 3) -> str:
     """Value and interval, or mean and range."""
     value = entry.get("value", entry.get("mean"))
@@ -223,8 +229,8 @@ def ablation_table(rows: list[dict[str, Any]]) -> str:
 
 
 def earlier(report: dict[str, Any]) -> str:
-    """Of which bundle's encoders a table is, where it was not made again for this one."""
-    return f" (of bundle {report['of']}, with its encoders and one patch of sound a snippet)" if "of" in report else ""
+    """What a table is of, where it was not made again for this bundle's very tokens."""
+    return f" (of {report['of']})" if "of" in report else ""
 
 
 def ablation_section(ablation: dict[str, Any]) -> str:
@@ -352,7 +358,8 @@ def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathli
         LIMITS,
         TRAINING.format(
             audio=training["snippets"]["audio"], video=training["snippets"]["video"], steps=training["fusion_steps"],
-            warm=training["warm_start_steps"], taught=taught(report, training), data=training["data"],
+            warm=training["warm_start_steps"], taught=taught(report, training), runs=averaged(training),
+            data=training["data"],
             licences=training["licences"],
         ),
         scene_section(report["scenes"]),

@@ -76,17 +76,17 @@ def restore(
     bundle: pathlib.Path, audio_to: pathlib.Path, video_to: pathlib.Path, fusion_to: pathlib.Path, config: FusionConfig,
     encoders: pathlib.Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the two encoders' checkpoints and that of everything after them, held against the files first. The encoders
-    are those of the folder `encoders`, if there is one, else the bundle's."""
+    """Write the two encoders' checkpoints and that of everything after them, held against the files first. A graph that
+    is in the folder `encoders` is taken from there."""
     audio, video, fusion = AudioEncoder().eval(), VideoEncoder().eval(), Fusion(config).eval()
-    folders = dict.fromkeys(("audio_encoder", "video_encoder"), encoders or bundle)
-    fill(audio, folders["audio_encoder"] / "audio_encoder.onnx")
-    fill(video, folders["video_encoder"] / "video_encoder.onnx")
-    fill(fusion.combiner, bundle / "combiner.onnx")
-    fill(fusion.latent, bundle / "latent.onnx", "latent.")
-    fill(fusion.decoder, bundle / "decoder.onnx", "decoder.")
+    files = {path.stem: path for folder in (bundle, encoders) if folder for path in folder.glob("*.onnx")}
+    fill(audio, files["audio_encoder"])
+    fill(video, files["video_encoder"])
+    fill(fusion.combiner, files["combiner"])
+    fill(fusion.latent, files["latent"], "latent.")
+    fill(fusion.decoder, files["decoder"], "decoder.")
     for name, graph in graphs(Parts(video, audio, fusion)).items():
-        error = check(graph, config, folders.get(name, bundle) / f"{name}.onnx")
+        error = check(graph, config, files[name])
         print(f"restore {name}: error {error:.1e}")
     audio_to.parent.mkdir(parents=True, exist_ok=True)
     save_audio_encoder(audio, audio_to, {"stage": "restored"})

@@ -242,3 +242,13 @@ def test_what_is_or_may_be_a_wild_animal_is_no_proof_against_a_cat():
     seen[3, [cat, wild]] = 1.0
     assert train_fusion.forgive_wild_cats(seen, weight)[:, cat].tolist() == [1.0, 0.0, 0.0, 1.0]
     assert weight[1, cat] == 1.0
+
+
+def test_the_mean_of_trainings_has_the_mean_of_their_weights(tmp_path: pathlib.Path):
+    paths = [tmp_path / "fusion.pt", tmp_path / "other.pt", tmp_path / "third.pt"]
+    for n, path in enumerate(paths):
+        torch.save({"average": {"w": torch.full((2,), 3.0 * n)}, "step": n}, path)
+    train_fusion.average(paths[0], paths[1:])
+    saved = torch.load(paths[0], weights_only=True)
+    assert saved["average"]["w"].tolist() == [3.0, 3.0]
+    assert (saved["step"], saved["runs"]) == (0, 3)

@@ -150,15 +150,16 @@ proptest! {
 fn white_stays_white_and_black_black() {
     let sizes = [
         [1, 1],
+        [9, 257],
         [8, 8 * 257],
         [8, 8 * 257 + 8],
-        [9, 257],
         [2898 * 8, 8],
         [2899 * 8, 8],
         [64, 5000],
         [40_000, 3],
     ];
-    for size in sizes {
+    // Miri would work on the large ones, of a million pixels, for the better part of an hour.
+    for &size in if cfg!(miri) { &sizes[..2] } else { &sizes[..] } {
         for value in [0, 255] {
             let component = Component { index: 0, offset: 0, step: 1, width: size[0] };
             let data = vec![value; size[0] * size[1]];
