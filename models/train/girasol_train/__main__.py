@@ -109,9 +109,7 @@ class Job:
     @property
     def reports(self) -> pathlib.Path:
         """What was measured, beside the bundle: the card can be written again without the work directory."""
-        folder = self.bundle.parent / "reports"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self.bundle.parent / "reports"
 
     @property
     def scored_scenes(self) -> int:
@@ -249,19 +247,18 @@ def run_ablate(job: Job) -> None:
 def run_combiners(job: Job) -> None:
     pools = job.pool("train"), job.pool("val")
     rows = ablate.full(*pools, job.work, job.tokens_key(), job.steps, scenes=job.scored_scenes)
-    (job.reports / "combiners.json").write_text(json.dumps({"steps": job.steps, "rows": rows}, indent=1))
+    ad.write_atomic(job.reports / "combiners.json", json.dumps({"steps": job.steps, "rows": rows}, indent=1).encode())
 
 
 def run_final(job: Job) -> None:
-    inputs = [job.bundle / "manifest.json"]
-    if unchanged(job, "final", inputs, [job.reports / "final.json"]):
+    if reported(job, "final.json"):
+        print("final: nothing has changed")
         return
     rules = manifest_rules(json.loads((job.bundle / "manifest.json").read_text()))
     count, shards = (4, 1) if job.small else (final.CLIPS, 12)
     report = final.evaluate_final(job.data, job.work, job.bundle, rules, count=count, shards=shards)
     report["manifest"] = scenes.file_hash(job.bundle / "manifest.json")
-    (job.reports / "final.json").write_text(json.dumps(report, indent=1))
-    finished(job, "final", inputs)
+    ad.write_atomic(job.reports / "final.json", json.dumps(report, indent=1).encode())
 
 
 def rules_path(job: Job) -> pathlib.Path:
@@ -307,12 +304,18 @@ def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pa
     return False
 
 
-def of_this_bundle(job: Job, stage: str, report: str) -> dict[str, Any]:
-    """The report that a stage has written; SystemExit if it is of another bundle."""
+def reported(job: Job, report: str) -> dict[str, Any] | None:
+    """A whole report of this very bundle, if there is one."""
     path = job.reports / report
     found = json.loads(path.read_text()) if path.exists() else {}
-    if found.get("manifest") != scenes.file_hash(job.bundle / "manifest.json"):
-        raise SystemExit(f"{path} is not of the bundle in {job.bundle}: run the stage `{stage}` first")
+    return found if found.get("manifest") == scenes.file_hash(job.bundle / "manifest.json") else None
+
+
+def of_this_bundle(job: Job, stage: str, report: str) -> dict[str, Any]:
+    """The report that a stage has written; SystemExit if it is of another bundle."""
+    found = reported(job, report)
+    if found is None:
+        raise SystemExit(f"{job.reports / report} is not of the bundle in {job.bundle}: run the stage `{stage}` first")
     return found
 
 
@@ -366,8 +369,8 @@ def manifest_rules(body: dict[str, Any]) -> evaluate.Rules:
 
 
 def run_evaluate(job: Job) -> None:
-    inputs = [job.bundle / "manifest.json"]
-    if unchanged(job, "evaluate", inputs, [job.reports / "evaluation.json"]):
+    if reported(job, "evaluation.json"):
+        print("evaluate: nothing has changed")
         return
     body = json.loads((job.bundle / "manifest.json").read_text())
     rules = manifest_rules(body)
@@ -376,7 +379,7 @@ def run_evaluate(job: Job) -> None:
 
     def note(name: str, value: Any) -> None:
         report[name] = value
-        (job.reports / "evaluation.json").write_text(json.dumps(report, indent=1))
+        ad.write_atomic(job.reports / "evaluation.json", json.dumps(report, indent=1).encode())
         print(f"evaluate: {name}", flush=True)
 
     fusion, pool = calibrated(job, job.pool("val")), job.pool("test")
@@ -403,7 +406,6 @@ def run_evaluate(job: Job) -> None:
         both = {label: sources[:1] for label, sources in both.items()}
     note("onset", evaluate.onset_sweep(streamer, both, rules, phases=2 if job.small else 8))
     note("manifest", scenes.file_hash(job.bundle / "manifest.json"))  # last: now it is whole
-    finished(job, "evaluate", inputs)
 
 
 def run_restore(job: Job) -> None:

@@ -137,7 +137,8 @@ def _decoded(rows: list[dict[str, str]], data: pathlib.Path, work: pathlib.Path)
 
 
 def write_atomic(path: pathlib.Path, content: bytes) -> None:
-    """Readers see the old file or the new one, never a part."""
+    """Readers see the old file or the new one, never a part. Its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     os.replace(temporary, path)

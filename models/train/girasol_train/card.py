@@ -359,8 +359,7 @@ def write_card(bundle: pathlib.Path, report: dict[str, Any], destination: pathli
         TRAINING.format(
             audio=training["snippets"]["audio"], video=training["snippets"]["video"], steps=training["fusion_steps"],
             warm=training["warm_start_steps"], taught=taught(report, training), runs=averaged(training),
-            data=training["data"],
-            licences=training["licences"],
+            data=training["data"], licences=training["licences"],
         ),
         scene_section(report["scenes"]),
         staged_section(report["staged"]),

@@ -228,6 +228,7 @@ def test_the_card_is_written_from_reports_of_its_own_bundle_only(tmp_path: pathl
     with pytest.raises(SystemExit, match="run the stage `evaluate` first"):
         stages.of_this_bundle(job, "evaluate", "evaluation.json")
     mark = scenes.file_hash(job.bundle / "manifest.json")
+    job.reports.mkdir()
     (job.reports / "evaluation.json").write_text(json.dumps({"manifest": mark, "scenes": []}))
     assert stages.of_this_bundle(job, "evaluate", "evaluation.json")["scenes"] == []
     (job.bundle / "manifest.json").write_text('{"version": "another"}')
