@@ -247,12 +247,12 @@ def _training_label(picture: Picture, label: str, lite0: float) -> tuple[float, 
     if label in ANIMALS and human & ANIMALS and label != "cat":
         return 0.0, 1.0  # one animal per catalogue picture: dalmatians are not giraffes, kangaroos not dogs
     detector = picture.detector_score(label)
-    if detector >= 0.5 and human_tagged(picture) and lite0 < 0.1:
-        return 0.0, 0.3  # a detector alone against the catalogue: ceiling fans are not aircraft
-    if detector >= 0.5:
-        return 1.0, 1.0
     if detector < 0.2 and lite0 < 0.05:
         return 0.0, 1.0
+    if human_tagged(picture) and lite0 < 0.1:
+        return 0.0, 0.3  # a detector alone against the catalogue: ceiling fans are not aircraft, dandelions not cats
+    if detector >= 0.5:
+        return 1.0, 1.0
     return max(detector, lite0), 0.3 if human else 0.5
 
 

@@ -11,7 +11,7 @@ import torch
 from girasol_train import video_data as vd
 from girasol_train import video_encoder as ve
 from girasol_train.frontend import frame_tensor, resize_rgb
-from girasol_train.train_video import Sampler, average_precision, precision_recall_f1, roc_auc
+from girasol_train.train_video import Sampler, ViewTeacher, average_precision, precision_recall_f1, roc_auc
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 LITE0 = vd.default_data() / "teachers/efficientnet-lite0/efficientnet-lite0.onnx"
@@ -45,6 +45,23 @@ def test_catalogue_pictures_show_one_animal() -> None:
     target, weight = vd.training_labels(dog)
     assert target[vd.INDEX["dog"]] == 1.0
     assert target[vd.INDEX["wild_animal"]] == 0.0 and weight[vd.INDEX["wild_animal"]] == 1.0
+
+
+@pytest.mark.parametrize("score", [0.3, 0.9])
+def test_a_detector_alone_does_not_outvote_the_catalogue(score: float) -> None:
+    """YOLOX-nano's half-hearted cats: dandelions, lamps, cougars."""
+    seen = {"classes": np.array(["cat"]), "scores": np.array([score], np.float32)}
+    lite0 = np.full(1000, -9.0, np.float16)
+    lite0[985] = 9.0  # daisy
+    labels = {}
+    for tag_source in ("folder label", "detector only"):
+        p = picture("", tag_source)
+        for name, value in {**seen, "lite0_logits": lite0}.items():
+            object.__setattr__(p, name, value)
+        target, weight = vd.training_labels(p)
+        labels[tag_source] = (float(target[vd.INDEX["cat"]]), float(weight[vd.INDEX["cat"]]))
+    assert labels["folder label"] == (0.0, pytest.approx(0.3))
+    assert labels["detector only"] == ((1.0, 1.0) if score >= 0.5 else (pytest.approx(0.3), pytest.approx(0.5)))
 
 
 def test_scoring_uses_human_words_only() -> None:
@@ -94,10 +111,21 @@ def test_whole_view_is_close_to_the_runtime_resize() -> None:
 def test_sampler_batches() -> None:
     pictures = [picture(objects=[(vd.INDEX["dog"], vd.CENTRE_BOX)], dog=1.0), picture()]
     object.__setattr__(pictures[1], "dataset", "COCO-2017")
-    frames, target, weight, logits, logits_weight, motion = Sampler(pictures, seed=0).batch(12)
+    frames, target, weight, motion = Sampler(pictures, seed=0).batch(12)
     assert frames.shape == (12, 4, 96, 128) and torch.isfinite(frames).all()
     assert target.shape == weight.shape == (12, len(vd.VISIBLE))
-    assert logits.shape == (12, 1000) and logits_weight.shape == (12,) and motion.shape == (12, 12)
+    assert motion.shape == (12, 12)
+
+
+@needs_kit
+def test_teacher_of_views_is_lite0_twice_the_size() -> None:
+    frames = torch.rand(9, 4, 96, 128) * 2 - 1
+    teacher = ViewTeacher(LITE0, torch.device("cpu"))
+    with torch.no_grad():
+        wanted = ve.load_lite0(LITE0)(torch.nn.functional.interpolate(frames[:, :3], size=(192, 256), mode="bilinear"))
+    got = teacher(frames)
+    assert got.dtype == torch.float32 and got.shape == (9, 1000)
+    assert (got - wanted).norm() < 0.05 * (wanted - wanted.mean()).norm()  # bfloat16, where there is any
 
 
 def test_student_fits_its_budget() -> None:
