@@ -243,7 +243,10 @@ def label_rule(outcome: Outcome, label: int, kind: str) -> dict[str, Any]:
 
     def best_point(per_hour: float) -> tuple[int, float, dict[str, int], bool]:
         points = [operating_point(outcome, per_hour * hours(outcome), n) for n in confirms]
-        return max(points, key=lambda p: (p[3], p[2]["found"]))
+        # Without events to find, nothing tells what waiting for a second snippet costs, but how much lower it lets the
+        # threshold be.
+        lowest = min(points, key=lambda p: p[1])
+        return max(points, key=lambda p: (p[3], p[2]["found"], p is lowest and p[2]["there"] < MIN_EVENTS))
 
     def good(counts: dict[str, int], fits: bool) -> bool:
         return fits and (counts["there"] < MIN_EVENTS or counts["found"] >= MIN_RECALL * counts["there"])

@@ -6,7 +6,8 @@ a pair means (source in view, off camera, silent object) follows from the truth 
 
 Two caches in the work directory, both sharded, seeded per shard and resumable:
 - `tracks-v*/`: what the frontends give (log-mel patches, small frames) and the truth; independent of the encoders;
-- `tokens-v*-<hash of the encoder checkpoint>/`: the frozen encoder's tokens of each shard, float16.
+- `tokens-int8-v*-<hash of the encoder checkpoint>/`: tokens of each shard, float16, of the frozen encoder with weights
+  rounded as they ship: everything after it learns from, and is calibrated on, what it will be given.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .frontend import (
     log_mel,
 )
 from .labels import AMBIENCE, AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS
+from .quant import fake_quant_weights
 
 VERSION = 2
 SNIPPETS = 32
@@ -348,7 +350,7 @@ def tracks_folder(work: pathlib.Path) -> pathlib.Path:
 
 
 def tokens_folder(work: pathlib.Path, checkpoint: pathlib.Path) -> pathlib.Path:
-    return work / f"tokens-v{VERSION}-{file_hash(checkpoint)}"
+    return work / f"tokens-int8-v{VERSION}-{file_hash(checkpoint)}"
 
 
 def shard_paths(work: pathlib.Path, kind: str, split: str) -> list[pathlib.Path]:
@@ -409,9 +411,10 @@ def video_tokens(encoder: torch.nn.Module, shard: dict[str, np.ndarray]) -> np.n
 
 def write_tokens(work: pathlib.Path, kind: str, checkpoint: pathlib.Path, encoder: torch.nn.Module,
                  splits: Sequence[str] = SPLITS) -> pathlib.Path:  # fmt: skip
-    """Encode every shard of `kind` not yet encoded by this checkpoint; returns the folder."""
+    """Encode every shard of `kind` not yet encoded by this checkpoint; returns the folder. Rounds the weights."""
     folder = tokens_folder(work, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
+    fake_quant_weights(encoder)
     encode = audio_tokens if kind == "audio" else video_tokens
     for path in [p for split in splits for p in shard_paths(work, kind, split)]:
         if (folder / path.name).exists():

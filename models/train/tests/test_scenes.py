@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 
 import numpy as np
 import pytest
+import torch
 
 from girasol_train import audio_data as ad
 from girasol_train import calibrate, scenes, train_fusion
@@ -20,6 +22,8 @@ from girasol_train.frontend import (
     log_mel,
 )
 from girasol_train.labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS, VISIBLE_INDEX
+from girasol_train.quant import fake_quant_weights
+from girasol_train.video_encoder import VideoEncoder, save_video_encoder
 
 KIT = pathlib.Path(os.environ.get("GIRASOL_DATA", "missing"))
 needs_kit = pytest.mark.skipif(not (KIT / "audio" / "manifest.csv").exists(), reason="no data kit (GIRASOL_DATA)")
@@ -139,3 +143,36 @@ def test_tracks_are_reproducible(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     first, again = (scenes.audio_track(np.random.default_rng(3), bank) for _ in range(2))
     assert first["mel"].shape == (scenes.SNIPPETS, 96, 64)
     assert all(np.array_equal(first[k], again[k]) for k in first)
+
+
+def without_events(label: str, lasting: float, flicker: float) -> calibrate.Outcome:
+    """Ten hours of a label that is never there: now and then taken for it, for a snippet or for four."""
+    logits = np.full((100, 375, 1), -5.0, np.float32)
+    logits[:, 40::160] = np.log(flicker / (1.0 - flicker))
+    for late in range(4):
+        logits[:, 100 + late :: 160] = np.log(lasting / (1.0 - lasting))
+    zeros = np.zeros_like(logits)
+    return calibrate.Outcome((label,), logits, zeros, np.ones_like(zeros), heard=False)
+
+
+def test_what_validation_has_none_of_waits_for_a_second_snippet_where_that_lowers_its_threshold():
+    flickering = calibrate.label_rule(without_events("cat", lasting=0.51, flicker=0.95), 0, "visible")
+    lasting = calibrate.label_rule(without_events("cat", lasting=0.955, flicker=0.5), 0, "visible")
+    assert flickering["min_snippets"] == 2 and lasting["min_snippets"] == 1
+    on = [rule["thresholds"]["low_false_alarm"]["on"] for rule in (flickering, lasting)]
+    assert 0.5 < on[0] < 0.6 and 0.95 < on[1] < 0.97
+
+
+def test_tokens_are_those_of_the_weights_that_ship(tmp_path: pathlib.Path):
+    torch.manual_seed(3)
+    encoder = VideoEncoder().eval()
+    checkpoint = tmp_path / "video_encoder.pt"
+    save_video_encoder(encoder, checkpoint)
+    frames = np.random.default_rng(3).integers(0, 256, (1, 2, 96, 128, 3), np.uint8)
+    scenes.tracks_folder(tmp_path).mkdir()
+    scenes.save_npz(scenes.tracks_folder(tmp_path) / "video-val-0000.npz", {"frames": frames})
+    exact = scenes.video_tokens(copy.deepcopy(encoder), {"frames": frames})
+    rounded = scenes.video_tokens(fake_quant_weights(copy.deepcopy(encoder)), {"frames": frames})
+    folder = scenes.write_tokens(tmp_path, "video", checkpoint, encoder, ("val",))
+    with np.load(folder / "video-val-0000.npz") as shard:
+        assert (shard["tokens"] == rounded).all() and (shard["tokens"] != exact).any()
