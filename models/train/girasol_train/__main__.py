@@ -78,7 +78,6 @@ class Job:
     ablation_steps: int = ablate.STEPS
     text_steps: int = train_text.STEPS
     decoder_only: bool = False  # the start that `init` is
-    encoders: pathlib.Path | None = None  # others than the bundle's, for `restore`
     others: tuple[pathlib.Path, ...] = ()  # trainings of the student, for `average`
     small: bool = False  # a few of everything, to see that all stages run
 
@@ -413,7 +412,7 @@ def run_restore(job: Job) -> None:
     there = [path.name for path in made if path.exists()]
     if there:
         raise SystemExit(f"{job.work}: {', '.join(there)} would be overwritten: move it away, or use another --work")
-    restore.restore(job.bundle, *made, train_fusion.config(), job.encoders)
+    restore.restore(job.bundle, *made, train_fusion.config())
 
 
 def run_activations(job: Job) -> None:
@@ -455,7 +454,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
     made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
     made.add_argument("--decoder-only", action="store_true", help="take no more than the decoder from --init")
-    made.add_argument("--encoders", type=pathlib.Path, help="`restore` takes graphs that are in this folder from it")
     made.add_argument("--others", type=pathlib.Path, nargs="+", help="fusion.pt of the trainings that `average` adds")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
@@ -478,7 +476,7 @@ def main(arguments: list[str] | None = None) -> None:
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
         options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only,
-        options.encoders, tuple(options.others or ()), options.small,
+        tuple(options.others or ()), options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

@@ -29,8 +29,8 @@ LIMITS = """## What to know before trusting it
   Whether a sound comes from what is in view is therefore learned as "something that can make this sound is visible",
   not from lip or motion synchrony: a radio and a silent person in view read as that person speaking.
 - **Few sources.** Many classes rest on 20 to 50 recordings, `scream` on 11, `cat` in the picture on 5 photographs of
-  house cats and some of wild ones that look alike; `dog` on dalmatians and a few others. Test counts stand beside every
-  score; where they are below ten, a score says little.
+  house cats, some of wild ones that look alike, and what lite0 knows of them; `dog` on dalmatians and a few others.
+  Test counts stand beside every score; where they are below ten, a score says little.
 - **`phone_ring` was trained on synthesised rings only** (mechanical bells, warbles, trills, melodies); there is no
   recorded ring in the kit, so its score below is on other synthesised rings.
 - Not in the data: night or infra-red views, fish-eye lenses, far-field speech, people moving through rooms, languages
@@ -53,9 +53,10 @@ TRAINING = """## How it was made
 
 1. Audio encoder: YAMNet's trunk without its last block (Apache-2.0 weights), distilled on augmented mixtures, with
    masked bands and moments (arXiv 1904.08779). Video encoder: EfficientNet-lite0's first stages (Apache-2.0 weights),
-   distilled with YOLOX-nano and lite0 as teachers.
-2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
-   any sound track with any picture track, with missing frames, modalities and gaps.
+   distilled with YOLOX-nano on pictures and lite0 on every view as teachers (arXiv 2106.05237).
+2. Both frozen, their weights rounded as they ship; tokens of {audio:,} composed audio and {video:,} composed video
+   snippets cached; training scenes pair any sound track with any picture track, with missing frames, modalities and
+   gaps.
 3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
    two decoder layers: {steps:,} steps of 256 snippets on CPU cores, after a warm start of {warm:,}{taught}{runs}.
 4. Calibration per label (folded into the heads), thresholds, int8 weights per channel; every exported file agrees with
@@ -326,7 +327,7 @@ def more_sections(report: dict[str, Any], training: dict[str, Any], folder: path
         parts.append(final_section(report["final"]))
     if "int8" in report:
         text = "Combiner, latent model and heads with int8-rounded and with f32 weights, on the composed test scenes; "
-        text += "the encoders are in f32 in both. Paired differences.\n\n"
+        text += "the encoders' weights are int8-rounded in both, activations in f32. Paired differences.\n\n"
         parts.append("## What int8 costs\n\n" + text + table(["", "(95 %)"], figure_rows(report["int8"])))
     choice = training.get("in_view")
     if choice:

@@ -74,12 +74,10 @@ def check(graph: Graph, config: FusionConfig, path: pathlib.Path) -> float:
 
 def restore(
     bundle: pathlib.Path, audio_to: pathlib.Path, video_to: pathlib.Path, fusion_to: pathlib.Path, config: FusionConfig,
-    encoders: pathlib.Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the two encoders' checkpoints and that of everything after them, held against the files first. A graph that
-    is in the folder `encoders` is taken from there."""
+    """Write the two encoders' checkpoints and that of everything after them, held against the files first."""
     audio, video, fusion = AudioEncoder().eval(), VideoEncoder().eval(), Fusion(config).eval()
-    files = {path.stem: path for folder in (bundle, encoders) if folder for path in folder.glob("*.onnx")}
+    files = {path.stem: path for path in bundle.glob("*.onnx")}
     fill(audio, files["audio_encoder"])
     fill(video, files["video_encoder"])
     fill(fusion.combiner, files["combiner"])

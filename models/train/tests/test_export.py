@@ -10,7 +10,6 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from google.protobuf.message import DecodeError
 
 from girasol_train import export, restore, train_fusion
 from girasol_train.audio_encoder import AudioEncoder, load_audio_encoder
@@ -86,10 +85,3 @@ def test_a_bundle_gives_its_weights_back(bundle: pathlib.Path, fusion: Fusion, t
         torch.testing.assert_close(again.latent.state_dict()[name], value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(again.decoder.embedding.weight, fusion.decoder.embedding.weight)
     assert load_audio_encoder(audio).blocks and load_video_encoder(video).positions
-
-
-def test_graphs_of_another_folder_are_taken_from_it(bundle: pathlib.Path, tmp_path: pathlib.Path):
-    (tmp_path / "video_encoder.onnx").write_bytes(b"not a graph")
-    paths = (tmp_path / f"{name}.pt" for name in ("audio", "video", "rest"))
-    with pytest.raises(DecodeError):
-        restore.restore(bundle, *paths, train_fusion.config(), encoders=tmp_path)
