@@ -112,18 +112,19 @@ def test_mean_ap_looks_at_known_labels_only():
     assert np.isnan(intervals.mean_ap(score, np.zeros_like(score), np.ones_like(score)))
 
 
-def test_the_better_of_head_and_rule_ships():
+def test_the_head_ships_only_where_it_is_better_than_the_rule():
     truth = truth_of()
     logit = {name: np.where(truth[name] >= 0.5, 4.0, -4.0)[None] for name in ("audible", "visible", "source")}
 
-    def choice(source_logits: np.ndarray) -> str:
+    def choice(**other: np.ndarray) -> str:
         ids = {"audible": AUDIBLE_IDS, "visible": VISIBLE_IDS, "source": AUDIBLE_IDS}
-        logits = logit | {"source": source_logits}
+        logits = logit | other
         made = {n: calibrate.Outcome(ids[n], logits[n], truth[n][None], truth[f"{n}_weight"][None]) for n in ids}
         return calibrate.source_choice(made)["shipped"]
 
-    assert choice(logit["source"]) == "head", "as good as the rule: keeps the head"
-    assert choice(-logit["source"]) == "rule"
+    assert choice() == "rule", "as good as the rule: no reason to ship it"
+    assert choice(source=-logit["source"]) == "rule"
+    assert choice(visible=-logit["visible"]) == "head"
 
 
 SMALL = fusion.FusionConfig(audible=len(AUDIBLE_IDS), visible=len(VISIBLE_IDS),
