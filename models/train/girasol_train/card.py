@@ -54,13 +54,12 @@ TRAINING = """## How it was made
 1. Audio encoder: YAMNet's trunk without its last block (Apache-2.0 weights), distilled on augmented mixtures, with
    masked bands and moments (arXiv 1904.08779). Video encoder: EfficientNet-lite0's first stages (Apache-2.0 weights),
    distilled with YOLOX-nano on pictures and lite0 on every view as teachers (arXiv 2106.05237).
-2. Both frozen, their weights rounded as they ship; tokens of {audio:,} composed audio and {video:,} composed video
-   snippets cached; training scenes pair any sound track with any picture track, with missing frames, modalities and
-   gaps.
+2. Both frozen; tokens of {audio:,} composed audio and {video:,} composed video snippets cached; training scenes pair
+   any sound track with any picture track, with missing frames, modalities and gaps.
 3. Combiner (Token Turing Machine, grouped by modality, time-stamped), two block-causal latent layers over 64 snippets,
    two decoder layers: {steps:,} steps of 256 snippets on CPU cores, after a warm start of {warm:,}{taught}{runs}.
-4. Calibration per label (folded into the heads), thresholds, int8 weights per channel; every exported file agrees with
-   torch within 1e-4.
+4. Calibration per label (folded into the heads) and thresholds, on tokens of encoders with the weights that ship; int8
+   weights per channel; every exported file agrees with torch within 1e-4.
 
 Data: {data}. Media licences: {licences}. Credits: [ATTRIBUTION.md](ATTRIBUTION.md).
 Split by source; validation carved out of train by hash of the source id; nothing of the test split was trained on. Two
