@@ -256,11 +256,17 @@ def combiners_section(combiners: dict[str, Any]) -> str:
                "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
     body = [[r["name"], f"{r['parameters'] / 1e6:.2f} M", f"{r['macs'] / 1e6:.1f} M",
              *(number(r.get(m), 3) for m in metrics)] for r in combiners["rows"]]  # fmt: skip
+    first, better = combiners["rows"][0], []
+    for row in combiners["rows"][1:]:
+        ahead = [name for m, name in metrics.items() if row.get(m, 0.0) > first.get(m, 0.0)]
+        better += [f"{row['name']} ({', '.join(ahead)})"] if ahead else []
     return (
         f"On the student's own schedule, {combiners['steps']:,} steps of 256 snippets, from scratch and without a "
         f"teacher, one run each{earlier(combiners)}; mean AP over all validation tracks. The Combiner of the first row "
         "ships.\n\n"
         + table(["", "parameters", "MAC", *metrics.values()], body)
+        + "\nAbove the first row, by however little (a hundredth is chance from run to run): "
+        + f"{'; '.join(better) or 'none'}.\n"
     )
 
 
