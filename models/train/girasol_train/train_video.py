@@ -113,6 +113,7 @@ class Sampler:
         self.by_label = list(shown.values())
         share = np.array([len(rows) ** 0.5 for rows in shown.values()])
         self.label_share = share / share.sum()
+        self.taught = np.array([label not in LEFT_TO_LITE0 for label in VISIBLE], np.float32)
         self.empty = backgrounds(pictures)
         self.scenes = [n for n, p in enumerate(pictures) if p.dataset in REAL_SCENES]
 
@@ -141,7 +142,7 @@ class Sampler:
     def _sample(self, subjects: list[Picture], background: Picture | None, n: int, whole: bool = False) -> Sample:
         view = render_view(self.rng, subjects, n, background, whole=whole)
         frame = frame_tensor(view.frames[-1], view.frames[0] if n > 1 else None)
-        return Sample(frame, view.target[-1], view.weight[-1], view.motion[-1])
+        return Sample(frame, view.target[-1], view.weight[-1] * self.taught, view.motion[-1])
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
         """frames, target, weight, motion."""
@@ -263,8 +264,6 @@ def loss_of(encoder: nn.Module, head: ViewHead, teacher: ViewTeacher, batch: tup
     1312.6184), of which every view tells: a dog's says how little of a cat it has.
     """
     frames, target, weight, motion = batch
-    weight = weight.clone()
-    weight[:, [INDEX[label] for label in LEFT_TO_LITE0]] = 0.0
     visible, imagenet, moved = head(encoder(frames.contiguous(memory_format=torch.channels_last)))
     labels = functional.binary_cross_entropy_with_logits(visible, target, weight, reduction="sum") / weight.sum()
     logits = teacher(frames)

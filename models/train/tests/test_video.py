@@ -115,6 +115,7 @@ def test_sampler_batches() -> None:
     assert frames.shape == (12, 4, 96, 128) and torch.isfinite(frames).all()
     assert target.shape == weight.shape == (12, len(vd.VISIBLE))
     assert motion.shape == (12, 12)
+    assert not weight[:, vd.INDEX["cat"]].any() and weight[:, vd.INDEX["dog"]].any(), "cats are left to lite0"
 
 
 @needs_kit
