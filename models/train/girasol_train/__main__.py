@@ -10,9 +10,10 @@
     export     calibration, thresholds and the bundle, each file held against torch
     evaluate   the bundle on the test sources; writes evaluation.json into the folder reports
     final      composed clips of the final sources through `girasol eval`, beside its peers; writes final.json
+    int8       what int8 costs, graph by graph, on the same clips; writes int8.json
     ablate     what each part is worth, at student size on a short schedule; writes ablation.json
     card       MODEL_CARD.md, ATTRIBUTION.md and the plots beside the bundle
-    all        verify, encoders, scenes, teacher, distil, text, export, evaluate, final, ablate, card
+    all        verify, encoders, scenes, teacher, distil, text, export, evaluate, final, int8, ablate, card
 
 `combiners` trains three Combiners from scratch on the student's whole schedule (hours); `card` shows their table.
 `average` takes the mean of the student's weights and those of other trainings of it (`--others`).
@@ -40,7 +41,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import ablate, calibrate, card, evaluate, export, final, plots, restore, scenes, train_fusion, train_text
+from . import (
+    ablate,
+    calibrate,
+    card,
+    evaluate,
+    export,
+    final,
+    int8_cost,
+    plots,
+    restore,
+    scenes,
+    train_fusion,
+    train_text,
+)
 from . import audio_data as ad
 from . import train_audio as ta
 from . import train_video as tv
@@ -51,7 +65,8 @@ from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 SHARDS = {"audio": {"train": 200, "val": 24, "test": 10}, "video": {"train": 160, "val": 16, "test": 8}}
-ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "ablate", "card")
+ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "int8", "ablate",
+       "card")  # fmt: skip
 STAGED = {"scenes": 24, "seed": 11}
 VERSION = "0.6.0"
 QUIET = {"scenes": 30, "seed": 12}
@@ -181,10 +196,21 @@ def run_scenes(job: Job) -> None:
         scenes.write_tokens(job.work, kind, checkpoint, load(checkpoint), job.splits)
 
 
-def measured(job: Job, name: str, checkpoint: pathlib.Path) -> bool:
-    """Whether the validation report of this very checkpoint is there."""
-    path = job.work / f"{name}.json"
-    return path.exists() and json.loads(path.read_text()).get("checkpoint") == scenes.file_hash(checkpoint)
+def measured(job: Job, name: str, checkpoint: pathlib.Path) -> None:
+    """Note in the report of teacher and students how `name` does on validation scenes, unless it has been noted."""
+    path, hash_ = job.reports / "students.json", scenes.file_hash(checkpoint)
+    report = json.loads(path.read_text()) if path.exists() else {}
+    if report.get(name, {}).get("checkpoint") == hash_:
+        return
+    model = train_fusion.load_fusion(checkpoint)
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    report[name] = {
+        "checkpoint": hash_, "teacher": saved.get("teacher"), "steps": saved["step"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "validation": ablate.measure_whole(model, job.pool("val"), job.scored_scenes),
+    }  # fmt: skip
+    ad.write_atomic(path, json.dumps(report, indent=1).encode())
+    print(f"{name}: {report[name]}")
 
 
 def run_teacher(job: Job) -> None:
@@ -192,15 +218,7 @@ def run_teacher(job: Job) -> None:
         job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, None), job.teacher_steps,
         job.teacher_minutes, geometry=train_fusion.teacher_config(),
     )  # fmt: skip
-    if measured(job, "teacher", job.teacher_checkpoint):
-        return
-    model, student = train_fusion.load_fusion(job.teacher_checkpoint), Fusion(train_fusion.config())
-    sizes = [sum(p.numel() for p in m.parameters()) for m in (model, student)]
-    report = {"checkpoint": scenes.file_hash(job.teacher_checkpoint), "parameters": sizes[0]}
-    report |= {"student_parameters": sizes[1], "ratio": round(sizes[0] / sizes[1], 2)}
-    report |= {"validation": ablate.measure(model, job.pool("val"), scenes=job.scored_scenes)}
-    ad.write_atomic(job.work / "teacher.json", json.dumps(report, indent=1).encode())
-    print(f"teacher: {report}")
+    measured(job, "teacher", job.teacher_checkpoint)
 
 
 def run_train(job: Job) -> None:
@@ -208,6 +226,7 @@ def run_train(job: Job) -> None:
     train_fusion.train(
         job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, decoder_only=job.decoder_only
     )
+    measured(job, "alone", job.fusion_checkpoint)
 
 
 def run_average(job: Job) -> None:
@@ -219,20 +238,12 @@ def run_average(job: Job) -> None:
 def run_distil(job: Job) -> None:
     if not job.teacher_checkpoint.exists():
         raise SystemExit(f"{job.teacher_checkpoint} is missing: run the stage `teacher` first, or `train` instead")
-    teacher = train_fusion.load_fusion(job.teacher_checkpoint)
     key = job.key(job.steps, job.init, job.teacher_checkpoint)
-    pool = job.pool("train")
     train_fusion.train(
-        pool, job.fusion_checkpoint, key, job.steps, job.minutes, job.init, teacher=teacher,
-        decoder_only=job.decoder_only,
+        job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init,
+        taught_by=job.teacher_checkpoint, decoder_only=job.decoder_only,
     )  # fmt: skip
-    if measured(job, "student", job.fusion_checkpoint):
-        return
-    model = train_fusion.load_fusion(job.fusion_checkpoint)
-    report = {"checkpoint": scenes.file_hash(job.fusion_checkpoint)}
-    report |= {"validation": ablate.measure(model, job.pool("val"), scenes=job.scored_scenes)}
-    ad.write_atomic(job.work / "student.json", json.dumps(report, indent=1).encode())
-    print(f"distil: {report}")
+    measured(job, "taught", job.fusion_checkpoint)
 
 
 def run_ablate(job: Job) -> None:
@@ -258,6 +269,18 @@ def run_final(job: Job) -> None:
     report = final.evaluate_final(job.data, job.work, job.bundle, rules, count=count, shards=shards)
     report["manifest"] = scenes.file_hash(job.bundle / "manifest.json")
     ad.write_atomic(job.reports / "final.json", json.dumps(report, indent=1).encode())
+
+
+def run_int8(job: Job) -> None:
+    if reported(job, "int8.json"):
+        print("int8: nothing has changed")
+        return
+    rules = manifest_rules(json.loads((job.bundle / "manifest.json").read_text()))
+    encoders = load_video_encoder(job.video_checkpoint), load_audio_encoder(job.audio_checkpoint)
+    parts = export.Parts(*encoders, calibrated(job, job.pool("val")))
+    report = int8_cost.measure(parts, job.data, job.work, job.bundle, rules, 4 if job.small else final.CLIPS)
+    report["manifest"] = scenes.file_hash(job.bundle / "manifest.json")
+    ad.write_atomic(job.reports / "int8.json", json.dumps(report, indent=1).encode())
 
 
 def rules_path(job: Job) -> pathlib.Path:
@@ -339,7 +362,7 @@ def run_export(job: Job) -> None:
     in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
     training = {
         "in_view": in_view,
-        "teacher": scenes.file_hash(job.teacher_checkpoint) if job.teacher_checkpoint.exists() else None,
+        "teacher": saved.get("teacher"),
         "data": "girasol audio-video training kit, train split without validation sources (the decoder's last "
         "stage hears and sees those, too); synthetic rings and alarms",
         "licences": LICENCES,
@@ -384,7 +407,6 @@ def run_evaluate(job: Job) -> None:
     fusion, pool = calibrated(job, job.pool("val")), job.pool("test")
     outcomes = calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=6)
     note("scenes", evaluate.scene_table(outcomes, rules))
-    note("int8", evaluate.rounding_cost(outcomes, calibrate.run_scenes(fusion, pool, seed=6), rules))
     note("curves", evaluate.curves(outcomes))
     note("attention", evaluate.attention(fusion, pool))
     sounds = scenes.AudioBank.load(job.data, job.work, "test")
@@ -425,10 +447,10 @@ def run_questions(job: Job) -> None:
 
 def run_card(job: Job) -> None:
     report = of_this_bundle(job, "evaluate", "evaluation.json")
-    report["final"] = of_this_bundle(job, "final", "final.json")
-    folders = {"ablation": job.reports, "combiners": job.reports, "teacher": job.work, "student": job.work}
-    for name, folder in folders.items():
-        path = folder / f"{name}.json"
+    for stage in ("final", "int8"):
+        report[stage] = of_this_bundle(job, stage, f"{stage}.json")
+    for name in ("ablation", "combiners", "students"):
+        path = job.reports / f"{name}.json"
         if path.exists():
             report[name] = json.loads(path.read_text())
     logs = {name: job.work / f"{name}.log" for name in ("teacher", "fusion")}
@@ -464,7 +486,8 @@ def parser() -> argparse.ArgumentParser:
 STAGES = {
     "verify": run_verify, "encoders": run_encoders, "scenes": run_scenes, "teacher": run_teacher,
     "distil": run_distil, "train": run_train, "text": run_text, "export": run_export,
-    "evaluate": run_evaluate, "final": run_final, "ablate": run_ablate, "combiners": run_combiners, "card": run_card,
+    "evaluate": run_evaluate, "final": run_final, "int8": run_int8, "ablate": run_ablate, "combiners": run_combiners,
+    "card": run_card,
     "activations": run_activations, "questions": run_questions, "restore": run_restore, "average": run_average,
 }  # fmt: skip
 

@@ -181,6 +181,17 @@ def measure(fusion: Fusion, pool: Pool, without: str = "", scenes: int = SCENES)
     return result
 
 
+def measure_whole(fusion: Fusion, pool: Pool, scenes: int = SCENES) -> dict[str, float]:
+    """`measure`, and mean AP over all tracks of the pool (`all_audible_map`, `all_visible_map`)."""
+    result = measure(fusion, pool, scenes=scenes)
+    outcomes = run_scenes(fusion, pool, seed=4)
+    for kind in ("audible", "visible"):
+        flat = [v.reshape(-1, v.shape[-1]) for v in (outcomes[kind].logits, outcomes[kind].target,
+                                                     outcomes[kind].weight)]  # fmt: skip
+        result[f"all_{kind}_map"] = _map(dict(zip((kind, f"true_{kind}", f"w_{kind}"), flat, strict=True)), kind)
+    return result
+
+
 def _map(joined: dict[str, np.ndarray], name: str) -> float:
     values = []
     for label in range(joined[name].shape[-1]):
@@ -223,20 +234,14 @@ def run(train: Pool, validation: Pool, path: pathlib.Path, key: str, steps: int 
 def full(
     train: Pool, validation: Pool, work: pathlib.Path, key: str, steps: int, scenes: int = SCENES
 ) -> list[dict[str, Any]]:
-    """The variants of `FULL`, each trained from scratch as the student is, without a teacher: sizes, the measures of
-    the table above, and mean AP over all validation tracks (`all_audible_map`, `all_visible_map`)."""
+    """The variants of `FULL`, each trained from scratch as the student is, without a teacher: sizes and measures."""
     out = []
     for variant in (v for v in VARIANTS if v.name in FULL):
         path = work / f"{variant.changes.get('combiner', 'ttm')}.pt"
         train_whole(train, path, f"{key}+{steps}+{variant.name}", steps, geometry=geometry(variant))
         fusion = load_fusion(path)
         row: dict[str, Any] = {"name": variant.name, **cost(geometry(variant))}
-        row |= measure(fusion, validation, "", scenes)
-        outcomes = run_scenes(fusion, validation, seed=4)
-        for kind in ("audible", "visible"):
-            flat = [v.reshape(-1, v.shape[-1]) for v in (outcomes[kind].logits, outcomes[kind].target,
-                                                         outcomes[kind].weight)]  # fmt: skip
-            row[f"all_{kind}_map"] = _map(dict(zip((kind, f"true_{kind}", f"w_{kind}"), flat, strict=True)), kind)
+        row |= measure_whole(fusion, validation, scenes)
         out.append(row)
         print(f"combiners {row}", flush=True)
     return out

@@ -66,27 +66,6 @@ def scene_table(outcomes: dict[str, calibrate.Outcome], rules: Rules) -> list[di
     return rows
 
 
-def rounding_cost(rounded_: dict[str, calibrate.Outcome], plain: dict[str, calibrate.Outcome], rules: Rules,
-                  resamples: int = 200) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Mean AP and macro F1 with int8-rounded and with f32 weights after the same encoders, and their paired difference
-    with its 95 % bootstrap interval over scenes."""
-    figures, pairs = {}, []
-    for kind in ("audible", "visible"):
-        for name, outcome in (("int8", rounded_[kind]), ("f32", plain[kind])):
-            score = outcome.probability()
-            on = np.array([rules[kind][label]["thresholds"]["best_f1"]["on"] for label in outcome.ids])
-
-            def mean_ap(picked, o=outcome, score=score):
-                return intervals.mean_ap(score[picked], o.target[picked], o.weight[picked])
-
-            def macro_f1(picked, o=outcome, score=score, on=on):
-                return intervals.macro_f1(score[picked] >= on, o.target[picked], o.weight[picked])
-
-            figures |= {f"{kind} mAP {name}": mean_ap, f"{kind} macro F1 {name}": macro_f1}
-        pairs += [(f"{kind} {m} int8", f"{kind} {m} f32") for m in ("mAP", "macro F1")]
-    return intervals.intervals(figures, len(plain["audible"].logits), pairs, resamples)
-
-
 def curves(outcomes: dict[str, calibrate.Outcome], points: int = 40) -> dict[str, Any]:
     """Numbers behind the plots: reliability and precision-recall over all labels, confusion of what is heard."""
     result: dict[str, Any] = {}

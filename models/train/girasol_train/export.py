@@ -89,15 +89,16 @@ class Graph:
     outputs: tuple[str, ...]
 
 
-def graphs(parts: Parts) -> dict[str, Graph]:
-    """The five modules, with int8-rounded weights, under the names and shapes of the ABI."""
+def graphs(parts: Parts, rounded: bool = True) -> dict[str, Graph]:
+    """The five modules, with int8-rounded weights or as they were trained, under the names and shapes of the ABI."""
     c = parts.fusion.config
     fusion = copy.deepcopy(parts.fusion).eval()
     # Untied: the output layer becomes int8, the look-up table stays f32.
     fusion.decoder.out.weight = nn.Parameter(fusion.decoder.out.weight.detach().clone())
     video, audio = copy.deepcopy(parts.video_encoder).eval(), copy.deepcopy(parts.audio_encoder).eval()
-    for module in (fusion, video, audio):
-        fake_quant_weights(module)
+    if rounded:
+        for module in (fusion, video, audio):
+            fake_quant_weights(module)
     ring = (c.window, c.snippet_tokens, c.dim)
     latent_ring, cross_ring, own = (
         (1, c.latent_layers, *ring),
@@ -142,8 +143,8 @@ def random_feed(graph: Graph, config: FusionConfig, seed: int) -> dict[str, np.n
     return feed
 
 
-def export_graph(graph: Graph, config: FusionConfig, path: pathlib.Path) -> dict[str, Any]:
-    """One ONNX file with int8 weights, checked against torch; returns its manifest entry."""
+def export_graph(graph: Graph, config: FusionConfig, path: pathlib.Path, int8: bool = True) -> dict[str, Any]:
+    """One ONNX file, with int8 weights if not told otherwise, checked against torch; returns its manifest entry."""
     feed = random_feed(graph, config, 0)
     inputs = tuple(torch.from_numpy(v) for v in feed.values())
     plain = path.with_suffix(".float.onnx")
@@ -155,8 +156,11 @@ def export_graph(graph: Graph, config: FusionConfig, path: pathlib.Path) -> dict
     with torch.no_grad():
         shapes = [tuple(value.shape) for value in as_tuple(graph.module(*inputs))]
     fold_constants(plain, dict(zip(graph.outputs, shapes, strict=True)))
-    quantise_weights_onnx(plain, path)
-    plain.unlink()
+    if int8:
+        quantise_weights_onnx(plain, path)
+        plain.unlink()
+    else:
+        plain.replace(path)
     error = parity(path, graph.module, [random_feed(graph, config, seed) for seed in range(1, 4)], TOLERANCE)
     size = count(path)
     numbers = f"{size['parameters']:,} parameters, {size['macs']:,} MAC, {size['bytes']:,} bytes"

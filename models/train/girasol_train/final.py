@@ -4,7 +4,6 @@
 95 % intervals from resampled clips, paired where two systems saw the same clips:
 
 - the same head on YAMNet's embedding, fitted on the composed training tracks, and YAMNet as it comes (zero-shot);
-- the same bundle with its encoders in f32;
 - YOLOX-nano on the same frames, for persons and for the other tags it knows;
 - "source in view" by the model and by the rule "one of its sources is seen";
 - the decoder's captions against a template over the same scores, its answers against the history of the same scores.
@@ -31,7 +30,7 @@ from .calibrate import average_precision
 from .count import count as count_macs
 from .frontend import CARRY_SAMPLES, PATCH_SAMPLES, SNIPPET_SAMPLES, log_mel
 from .fusion import SNIPPET_SECONDS
-from .intervals import f1, intervals, macro_f1, mean_ap
+from .intervals import f1, intervals, mean_ap
 from .labels import AUDIBLE_IDS, AUDIBLE_INDEX, VISIBLE_IDS, VISIBLE_INDEX
 from .train_fusion import maker_matrix
 
@@ -63,11 +62,10 @@ def program() -> str:
     return found
 
 
-def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path, arithmetic: str = "int8"
-                ) -> tuple[dict[str, Any], list[dict]]:  # fmt: skip
+def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path) -> tuple[dict[str, Any], list[dict]]:
     """`girasol eval` on a folder of clips: its report and its predictions."""
-    predictions, settings = out / f"predictions-{arithmetic}.jsonl", out / f"{arithmetic}.toml"
-    settings.write_text(f'[model]\narithmetic = "{arithmetic}"\n')
+    predictions, settings = out / "predictions.jsonl", out / "settings.toml"
+    settings.write_text("")  # the defaults, whatever this machine is configured for
     command = [program(), "eval", str(folder), "--config", str(settings), "--bundle", str(bundle),
                "--truth", str(folder / "truth.tsv"), "--predictions", str(predictions), "--json"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -76,15 +74,25 @@ def run_program(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path, a
     return json.loads(done.stdout), [json.loads(line) for line in predictions.read_text().splitlines()]
 
 
-def decoder_right(folder: pathlib.Path, bundle: pathlib.Path, out: pathlib.Path) -> int:
-    """Questions that the decoder answers right: the same bundle without the manifest's table of questions."""
-    copy = out / "decoder-only"
-    shutil.copytree(bundle, copy / "bundle", dirs_exist_ok=True)
-    path = copy / "bundle" / "manifest.json"
+def without_history(bundle: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
+    """A copy of the bundle without the manifest's table of questions, so that the decoder answers all of them."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(bundle, copy)
+    path = copy / "manifest.json"
     body = json.loads(path.read_text())
     body.pop("questions", None)
     path.write_text(json.dumps(body))
-    return run_program(folder, path.parent, copy)[0]["questions"]["right"]
+    return copy
+
+
+def true_of(folder: pathlib.Path) -> tuple[list[str], Table]:
+    """Names of the clips, and their truth; what could not be heard or seen has no weight."""
+    with np.load(folder / "truth.npz") as stored:
+        truth = {key: stored[key] for key in stored.files}
+    names = [f"{n:04d}.wav" if not there[1] else f"{n:04d}.y4m" for n, there in enumerate(truth["present"])]
+    for sense, kind in enumerate(("audible", "visible")):
+        truth[f"{kind}_weight"] = truth[f"{kind}_weight"] * truth["present"][:, sense, None, None]
+    return names, truth
 
 
 def as_table(lines: list[dict], names: list[str]) -> Table:
@@ -243,28 +251,38 @@ def stories_of(table: Table, truth: Table, rules: evaluate.Rules, clip: int) -> 
     return story, evaluate.claim(rules, {kind: table[kind][clip] for kind in ("audible", "visible")}, story)
 
 
-def sentences(table: Table, truth: Table, rules: evaluate.Rules, names: list[str]) -> dict[str, Any]:
-    """Captions of the decoder and of the template, where the truth allows one; worst samples first."""
-    rows, per_clip, blind = [], {"decoder": [], "template": []}, []
+def captions(table: Table, truth: Table, rules: evaluate.Rules, names: list[str]) -> list[list[dict[str, Any]]]:
+    """Per clip: what decoder and template say where the truth gives a caption, and the label F1 of both."""
+    out = []
     for c, name in enumerate(names):
         story, claimed = stories_of(table, truth, rules, c)
-        own: dict[str, list[float]] = {"decoder": [], "template": []}
-        if not story.there(0)[1]:
-            blind += ["camera" in said or "view" in said for said in table["text"][c]]
+        rows = []
         for t in range(scenes.SNIPPETS):
             made = stories.caption(None, story, t)
             if made is None:
                 continue
-            template = stories.caption_text(claimed, t)
-            right, said = made[1], str(table["text"][c, t])
-            own["decoder"].append(evaluate.label_f1(said, right))
-            own["template"].append(evaluate.label_f1(template, right))
-            rows.append({"clip": name, "t": round(float(story.start[t]), 2), "said": said, "template": template,
-                         "truth": right, "f1": own["decoder"][-1]})  # fmt: skip
-        for key, values in own.items():
-            per_clip[key].append(values)
-    figures = {key: (lambda picked, v=values: _mean([x for k in picked for x in v[k]]))
-               for key, values in per_clip.items()}  # fmt: skip
+            said, template, right = str(table["text"][c, t]), stories.caption_text(claimed, t), made[1]
+            rows.append({
+                "clip": name, "t": round(float(story.start[t]), 2), "said": said, "template": template, "truth": right,
+                "f1": evaluate.label_f1(said, right), "template_f1": evaluate.label_f1(template, right),
+            })  # fmt: skip
+        out.append(rows)
+    return out
+
+
+def caption_f1(made: list[list[dict[str, Any]]], key: str = "f1") -> Callable[[np.ndarray], float]:
+    """Mean label F1 over the captions of the picked clips."""
+    values = [[row[key] for row in rows] for rows in made]
+    return lambda picked: _mean([x for k in picked for x in values[k]])
+
+
+def sentences(table: Table, truth: Table, rules: evaluate.Rules, names: list[str]) -> dict[str, Any]:
+    """Captions of the decoder and of the template, where the truth allows one; worst samples first."""
+    made = captions(table, truth, rules, names)
+    rows = [row for clip in made for row in clip]
+    unseen = np.flatnonzero(~truth["present"][:, 1].astype(bool))
+    blind = ["camera" in said or "view" in said for c in unseen for said in table["text"][c]]
+    figures = {"decoder": caption_f1(made), "template": caption_f1(made, "template_f1")}
     rng = np.random.default_rng(3)
     samples = [rows[k] for k in rng.choice(len(rows), min(40, len(rows)), replace=False)] if rows else []
     return {"count": len(rows), "figures": intervals(figures, len(names), [("decoder", "template")], RESAMPLES),
@@ -300,14 +318,8 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
                    split: str = "final", count: int = CLIPS, shards: int = 12) -> dict[str, Any]:  # fmt: skip
     folder = cl.compose(data, work, split, count, SEED)
     report, lines = run_program(folder, bundle, work)
-    _, exact_lines = run_program(folder, bundle, work, "f32")
-    with np.load(folder / "truth.npz") as stored:
-        truth = {key: stored[key] for key in stored.files}
-    names = [f"{n:04d}.wav" if not there[1] else f"{n:04d}.y4m" for n, there in enumerate(truth["present"])]
-    table, exact = as_table(lines, names), as_table(exact_lines, names)
-    heard, seen = truth["present"][:, 0], truth["present"][:, 1]
-    truth["audible_weight"] = truth["audible_weight"] * heard[:, None, None]
-    truth["visible_weight"] = truth["visible_weight"] * seen[:, None, None]
+    names, truth = true_of(folder)
+    table = as_table(lines, names)
 
     def teach() -> dict[str, np.ndarray]:
         mel = clip_mel(folder, names)
@@ -330,29 +342,14 @@ def evaluate_final(data: pathlib.Path, work: pathlib.Path, bundle: pathlib.Path,
     pairs = [("girasol", "head on YAMNet"), ("girasol, YAMNet's labels", "YAMNet, YAMNet's labels")]
     result: dict[str, Any] = {"split": split, "clips": count, "runtime": report}
     result["audible_map"] = intervals(audible, count, pairs, RESAMPLES)
-    result["rounding"] = rounding(table, exact, truth, rules)
     result["visible"] = visible(data, bundle, folder, names, table, truth, rules)
     result["source"] = source(table, truth)
     result["sentences"] = sentences(table, truth, rules, names)
     questions = json.loads((folder / "questions.json").read_text())
-    decoder = decoder_right(folder, bundle, work)
+    copy = work / "decoder-only"
+    decoder = run_program(folder, without_history(bundle, copy / "bundle"), copy)[0]["questions"]["right"]
     result["answers"] = answers(report, decoder, table, truth, rules, names, questions)
     return result
-
-
-def rounding(table: Table, exact: Table, truth: Table, rules: evaluate.Rules) -> dict[str, dict[str, float]]:
-    """What the encoders' int8 costs: the runtime's scores in int8 and in f32 on the same clips, paired."""
-    figures: dict[str, Callable[[np.ndarray], float]] = {}
-    for kind, ids in (("audible", AUDIBLE_IDS), ("visible", VISIBLE_IDS)):
-        target, weight = truth[kind], truth[f"{kind}_weight"]
-        on = np.array([rules[kind][name]["thresholds"]["best_f1"]["on"] for name in ids])
-        for name, scores in (("int8", table[kind]), ("f32", exact[kind])):
-            figures[f"{kind} mAP {name}"] = lambda p, s=scores, t=target, w=weight: mean_ap(s[p], t[p], w[p])
-            figures[f"{kind} macro F1 {name}"] = lambda p, s=scores, t=target, w=weight, on=on: macro_f1(
-                s[p] >= on, t[p], w[p]
-            )
-    pairs = [(f"{k} {m} int8", f"{k} {m} f32") for k in ("audible", "visible") for m in ("mAP", "macro F1")]
-    return intervals(figures, len(target), pairs, RESAMPLES)
 
 
 def visible(data: pathlib.Path, bundle: pathlib.Path, folder: pathlib.Path, names: list[str], table: Table,

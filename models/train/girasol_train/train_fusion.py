@@ -316,6 +316,7 @@ class Run:
     optimiser: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    teacher: str | None = None  # hash of the checkpoint that it learns from
 
     @classmethod
     def start(cls, init: pathlib.Path | None, geometry: FusionConfig, decoder_only: bool = False) -> Run:
@@ -332,6 +333,7 @@ class Run:
     def save(self, path: pathlib.Path, key: str) -> None:
         save_atomically({
             "key": key, "config": self.fusion.config.as_dict(), "step": self.step, "seconds": self.seconds,
+            "teacher": self.teacher,
             "fusion": self.fusion.state_dict(), "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }, path)  # fmt: skip
@@ -363,13 +365,15 @@ def rate(progress: float, step: int) -> float:
 
 def train(
     pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9, init: pathlib.Path | None = None,
-    geometry: FusionConfig | None = None, teacher: Fusion | None = None, decoder_only: bool = False,
+    geometry: FusionConfig | None = None, taught_by: pathlib.Path | None = None, decoder_only: bool = False,
 ) -> None:  # fmt: skip
-    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`. With
-    `decoder_only` no more than the decoder starts as in `init`."""
+    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`. `taught_by` is
+    the teacher's checkpoint. With `decoder_only` no more than the decoder starts as in `init`."""
     torch.set_flush_denormal(True)
     run, where = Run.start(init, geometry or config(), decoder_only), device.best()
-    teacher = teacher and teacher.to(where)
+    teacher = None
+    if taught_by is not None:
+        teacher, run.teacher = load_fusion(taught_by).to(where), scenes.file_hash(taught_by)
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)
         if run.step >= steps or run.seconds >= minutes * 60:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from girasol_train import export, restore, train_fusion
+from girasol_train import export, int8_cost, restore, train_fusion
 from girasol_train.audio_encoder import AudioEncoder, load_audio_encoder
 from girasol_train.fusion import Fusion
 from girasol_train.quant import fake_quant_weights, onnx_session
@@ -29,9 +29,15 @@ def fusion() -> Fusion:
 
 
 @pytest.fixture(scope="module")
-def bundle(fusion: Fusion, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def parts(fusion: Fusion) -> export.Parts:
+    torch.manual_seed(1)
+    return export.Parts(VideoEncoder().eval(), AudioEncoder().eval(), fusion)
+
+
+@pytest.fixture(scope="module")
+def bundle(parts: export.Parts, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("bundle") / "out"
-    export.export_bundle(export.Parts(VideoEncoder().eval(), AudioEncoder().eval(), fusion), folder)
+    export.export_bundle(parts, folder)
     return folder
 
 
@@ -85,3 +91,22 @@ def test_a_bundle_gives_its_weights_back(bundle: pathlib.Path, fusion: Fusion, t
         torch.testing.assert_close(again.latent.state_dict()[name], value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(again.decoder.embedding.weight, fusion.decoder.embedding.weight)
     assert load_audio_encoder(audio).blocks and load_video_encoder(video).positions
+
+
+def test_one_graph_in_f32_and_the_rest_as_shipped(parts: export.Parts, bundle: pathlib.Path, tmp_path: pathlib.Path):
+    int8_cost.check_origin(parts, bundle)
+    copied = int8_cost.in_f32(parts, bundle, ["combiner"], tmp_path / "copy")
+    body, shipped = (json.loads((folder / "manifest.json").read_text()) for folder in (copied, bundle))
+    assert "questions" not in body and "questions" in shipped
+    for name, entry in body["graphs"].items():
+        assert hashlib.sha256((copied / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+        assert (entry == shipped["graphs"][name]) == (name != "combiner")
+    assert int8_cost.already_rounded(parts) == []
+    rounded = copy.deepcopy(parts)
+    fake_quant_weights(rounded.video_encoder)
+    assert int8_cost.already_rounded(rounded) == ["video_encoder"]
+    with torch.no_grad():
+        for parameter in rounded.video_encoder.parameters():
+            parameter.add_(0.1)
+    with pytest.raises(SystemExit, match="video_encoder"):
+        int8_cost.check_origin(rounded, bundle)

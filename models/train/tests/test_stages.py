@@ -204,6 +204,23 @@ def test_combiners_are_trained_whole_and_measured(tmp_path: pathlib.Path, monkey
     assert "late fusion" in card.combiners_section({"steps": 1, "rows": rows})
 
 
+def test_teacher_and_students_are_measured_once_each(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ablate, "SCENE_LENGTH", 16)
+    job, source = stages.Job(tmp_path, tmp_path, tmp_path / "bundle", 1, 1.0, None, (), small=True), pool()
+    monkeypatch.setattr(stages.Job, "pool", lambda *_: source)
+    job.reports.mkdir()
+    train_fusion.train(source, job.teacher_checkpoint, "teacher", 1, geometry=dataclasses.replace(SMALL, dim=160))
+    stages.measured(job, "teacher", job.teacher_checkpoint)
+    train_fusion.train(source, job.fusion_checkpoint, "student", 1, taught_by=job.teacher_checkpoint)
+    stages.measured(job, "taught", job.fusion_checkpoint)
+    report = json.loads((job.reports / "students.json").read_text())
+    assert report["taught"]["teacher"] == report["teacher"]["checkpoint"] == scenes.file_hash(job.teacher_checkpoint)
+    table = card.students_section(report, {"teacher": report["taught"]["teacher"]})
+    assert f"{report['teacher']['parameters']:,}" in table and "taught by the teacher ships" in table
+    monkeypatch.setattr(ablate, "measure_whole", lambda *_: pytest.fail("what is measured must not be again"))
+    stages.measured(job, "taught", job.fusion_checkpoint)
+
+
 def test_plots_are_small_and_well_formed(tmp_path: pathlib.Path):
     import xml.etree.ElementTree as tree
 
