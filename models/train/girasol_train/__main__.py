@@ -4,7 +4,7 @@
     encoders   the two encoders, distilled from YAMNet and from EfficientNet-lite0 with YOLOX-nano (hours)
     scenes     compose tracks and encode them with the two encoders: the token cache
     teacher    Combiner, latent model and decoder at more than four times the student's size
-    distil     the student, from the truth and from the teacher
+    distil     the student, from the truth and from the teacher (and from those of --teachers, on the mean)
     train      the student from the truth alone, instead of `teacher` and `distil`
     text       the decoder alone, on the context text that the runtime gives it
     export     calibration, thresholds and the bundle, each file held against torch
@@ -94,6 +94,7 @@ class Job:
     text_steps: int = train_text.STEPS
     decoder_only: bool = False  # the start that `init` is
     others: tuple[pathlib.Path, ...] = ()  # trainings of the student, for `average`
+    more_teachers: tuple[pathlib.Path, ...] = ()  # beside the teacher-size model, for `distil`
     small: bool = False  # a few of everything, to see that all stages run
 
     @property
@@ -205,7 +206,7 @@ def measured(job: Job, name: str, checkpoint: pathlib.Path) -> None:
     model = train_fusion.load_fusion(checkpoint)
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     report[name] = {
-        "checkpoint": hash_, "teacher": saved.get("teacher"), "steps": saved["step"],
+        "checkpoint": hash_, "teachers": saved.get("teachers", []), "steps": saved["step"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "validation": ablate.measure_whole(model, job.pool("val"), job.scored_scenes),
     }  # fmt: skip
@@ -216,7 +217,7 @@ def measured(job: Job, name: str, checkpoint: pathlib.Path) -> None:
 def run_teacher(job: Job) -> None:
     train_fusion.train(
         job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, None), job.teacher_steps,
-        job.teacher_minutes, geometry=train_fusion.teacher_config(),
+        job.teacher_minutes, geometry=train_fusion.teacher_config(), peak_rate=train_fusion.TEACHER_RATE,
     )  # fmt: skip
     measured(job, "teacher", job.teacher_checkpoint)
 
@@ -233,15 +234,18 @@ def run_average(job: Job) -> None:
     if not job.others:
         raise SystemExit("average: --others names the other trainings' fusion.pt")
     train_fusion.average(job.fusion_checkpoint, list(job.others))
+    saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
+    measured(job, "taught" if saved.get("teachers") else "alone", job.fusion_checkpoint)
 
 
 def run_distil(job: Job) -> None:
     if not job.teacher_checkpoint.exists():
         raise SystemExit(f"{job.teacher_checkpoint} is missing: run the stage `teacher` first, or `train` instead")
-    key = job.key(job.steps, job.init, job.teacher_checkpoint)
+    teachers = job.teacher_checkpoint, *job.more_teachers
+    key = job.key(job.steps, job.init, *teachers)
     train_fusion.train(
-        job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init,
-        taught_by=job.teacher_checkpoint, decoder_only=job.decoder_only,
+        job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, taught_by=teachers,
+        decoder_only=job.decoder_only,
     )  # fmt: skip
     measured(job, "taught", job.fusion_checkpoint)
 
@@ -362,7 +366,7 @@ def run_export(job: Job) -> None:
     in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
     training = {
         "in_view": in_view,
-        "teacher": saved.get("teacher"),
+        "teachers": saved.get("teachers", []),
         "data": "girasol audio-video training kit, train split without validation sources (the decoder's last "
         "stage hears and sees those, too); synthetic rings and alarms",
         "licences": LICENCES,
@@ -476,6 +480,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
     made.add_argument("--init", type=pathlib.Path, help="start the student from this fusion checkpoint")
     made.add_argument("--decoder-only", action="store_true", help="take no more than the decoder from --init")
+    made.add_argument("--teachers", type=pathlib.Path, nargs="+", help="checkpoints that `distil` learns from, too")
     made.add_argument("--others", type=pathlib.Path, nargs="+", help="fusion.pt of the trainings that `average` adds")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--splits", default=",".join(scenes.SPLITS), help="splits that `scenes` works on")
@@ -499,7 +504,7 @@ def main(arguments: list[str] | None = None) -> None:
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
         options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only,
-        tuple(options.others or ()), options.small,
+        tuple(options.others or ()), tuple(options.teachers or ()), options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

@@ -201,11 +201,12 @@ def taught(report: dict[str, Any], training: dict[str, Any]) -> str:
         lesson = ", which had learned from a teacher of more than four times its parameters"
         whose = "the decoder alone, the rest from scratch: the" if restored.get("parts") == "decoder" else "the"
         said = f" ({whose} weights of bundle {restored['version']}{lesson if restored['teacher'] else ''})"
-    teacher = report.get("students", {}).get("teacher")
-    if not teacher or training.get("teacher") != teacher["checkpoint"]:
+    teachers, students = training.get("teachers", []), report.get("students", {})
+    if not teachers or students.get("teacher", {}).get("checkpoint") not in teachers:
         return said
-    times = teacher["parameters"] / report["students"]["taught"]["parameters"]
-    return f"{said}, half of its label and text losses from a teacher of {times:.2f} times the parameters"
+    times = students["teacher"]["parameters"] / students["taught"]["parameters"]
+    more = f" and {len(teachers) - 1} other Combiners, on the mean" if len(teachers) > 1 else ""
+    return f"{said}, half of its label and text losses from a teacher of {times:.2f} times the parameters{more}"
 
 
 def averaged(training: dict[str, Any]) -> str:
@@ -243,18 +244,20 @@ def int8_section(cost: dict[str, Any]) -> str:
 
 
 def students_section(students: dict[str, dict[str, Any]], training: dict[str, Any]) -> str:
-    names = {"teacher": "teacher", "taught": "student, taught by it", "alone": "student, from the truth alone"}
+    names = {"teacher": "teacher", "taught": "student, taught", "alone": "student, from the truth alone"}
     there = [name for name in names if name in students]
     metrics = {"all_audible_map": "audible mAP", "all_visible_map": "visible mAP", "source_ap": "source AP",
                "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
     body = [["parameters", *(f"{students[name]['parameters']:,}" for name in there)],
             ["steps", *(f"{students[name]['steps']:,}" for name in there)]]  # fmt: skip
     body += [[title, *(number(students[name]["validation"][m], 3) for name in there)] for m, title in metrics.items()]
-    shipped = "taught by the teacher" if training.get("teacher") else "that learned from the truth alone"
+    shipped = "that was taught" if training.get("teachers") else "that learned from the truth alone"
+    others = len(students.get("taught", {}).get("teachers", [])) - 1
+    beside = f" The teacher taught together with {others} other Combiners, on the mean." if others > 0 else ""
     return (
         "## Teacher and student\n\nCombiner, latent model, heads and decoder, before the decoder's tuning, on the same "
         "tokens; validation scenes, mean AP over all validation tracks. The student "
-        f"{shipped} ships.\n\n" + table(["", *(names[name] for name in there)], body)
+        f"{shipped} ships.{beside}\n\n" + table(["", *(names[name] for name in there)], body)
     )
 
 

@@ -94,5 +94,5 @@ def restore(
     save_atomically({
         "key": "restored", "config": config.as_dict(), "average": fusion.state_dict(),
         "step": training.get("fusion_steps", 0) + training.get("warm_start_steps", 0),
-        "restored": {"version": body["version"], "teacher": training.get("teacher")},
+        "restored": {"version": body["version"], "teacher": bool(training.get("teachers"))},
     }, fusion_to)  # fmt: skip

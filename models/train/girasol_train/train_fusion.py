@@ -3,8 +3,9 @@
 A training scene pairs a stream of audio tracks with a stream of video tracks at random offsets; half of the time the
 streams are aligned so that something that can make one of the sounds is in view. Streams have missing frames, missing
 audio, whole modalities missing and gaps in time. Losses: label cross-entropies masked where the truth is unknown,
-prediction of the next snippet's tokens (target without gradient), text cross-entropy. A student also learns a teacher's
-probabilities of every label (where the truth is unknown, too) and of every word.
+prediction of the next snippet's tokens (target without gradient), text cross-entropy. A student also learns the
+probabilities of every label (where the truth is unknown, too) and of every word that its teachers give on the mean
+(arXiv 1503.02531).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import pathlib
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +38,7 @@ EMA = 0.99
 TOKEN_NOISE = 0.4  # of tokens with a root mean square of 1: those of sources that an encoder has learned are too clear
 LOSS_WEIGHTS = {"audible": 1.0, "visible": 1.0, "source": 0.4, "next": 0.02, "text": 0.04}
 HEADS = ("audible", "visible", "source")
+TEACHER_RATE = 1e-3  # learning rate of a teacher-size model
 TEACHER_SHARE = 0.5  # of a student's label and text losses
 CHECKPOINT_EVERY = 50
 
@@ -255,7 +258,7 @@ def masked_bce(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def losses(
-    fusion: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None, teacher: Fusion | None = None
+    fusion: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None, teachers: Sequence[Fusion] = ()
 ) -> dict[str, Tensor]:
     out = fusion.scene(batch)
     found = {name: masked_bce(out[name], batch[name], batch[f"{name}_weight"]) for name in HEADS}
@@ -265,32 +268,34 @@ def losses(
     logits = text_logits(fusion, out, texts) if texts is not None else None
     if logits is not None:
         found["text"] = nn.functional.cross_entropy(logits.flatten(0, 1), texts["target"].flatten(), ignore_index=-100)
-    if teacher is not None:
-        found |= taught(teacher, batch, texts, out, logits)
+    if teachers:
+        found |= taught(teachers, batch, texts, out, logits)
     return found
 
 
 def taught(
-    teacher: Fusion, batch: dict[str, Tensor], texts: dict[str, Tensor] | None, out: dict[str, Tensor],
+    teachers: Sequence[Fusion], batch: dict[str, Tensor], texts: dict[str, Tensor] | None, out: dict[str, Tensor],
     logits: Tensor | None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """What the student's outputs lack of the teacher's, per label head and for the text."""
+    """What the student's outputs lack of the mean of its teachers', per label head and for the text."""
     with torch.no_grad():
-        model = teacher.scene(batch)
-        known = text_logits(teacher, model, texts) if texts is not None else None
+        models = [teacher.scene(batch) for teacher in teachers]
     found = {}
     for name in HEADS:
-        soft = torch.sigmoid(model[name])
+        soft = torch.stack([torch.sigmoid(model[name]) for model in models]).mean(dim=0)
         found[f"taught_{name}"] = masked_bce(out[name], soft, torch.ones_like(soft))
-    if known is not None:
+    if texts is not None:
         spoken = texts["target"] >= 0
-        ours, theirs = (nn.functional.log_softmax(x[spoken], dim=-1) for x in (logits, known))
-        found["taught_text"] = nn.functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+        with torch.no_grad():
+            said = [text_logits(teacher, model, texts)[spoken] for teacher, model in zip(teachers, models, strict=True)]
+        theirs = torch.stack([torch.softmax(x, dim=-1) for x in said]).mean(dim=0)
+        ours = nn.functional.log_softmax(logits[spoken], dim=-1)
+        found["taught_text"] = nn.functional.kl_div(ours, theirs, reduction="batchmean")
     return found
 
 
 def total_loss(found: dict[str, Tensor]) -> Tensor:
-    """Weighted sum; a teacher's part replaces its share of the truth's."""
+    """Weighted sum; the teachers' part replaces its share of the truth's."""
     total = torch.zeros((), device=next(iter(found.values())).device)
     for name, weight in LOSS_WEIGHTS.items():
         if name not in found:
@@ -316,7 +321,7 @@ class Run:
     optimiser: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
-    teacher: str | None = None  # hash of the checkpoint that it learns from
+    teachers: list[str] = field(default_factory=list)  # hashes of the checkpoints that it learns from
 
     @classmethod
     def start(cls, init: pathlib.Path | None, geometry: FusionConfig, decoder_only: bool = False) -> Run:
@@ -333,7 +338,7 @@ class Run:
     def save(self, path: pathlib.Path, key: str) -> None:
         save_atomically({
             "key": key, "config": self.fusion.config.as_dict(), "step": self.step, "seconds": self.seconds,
-            "teacher": self.teacher,
+            "teachers": self.teachers,
             "fusion": self.fusion.state_dict(), "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }, path)  # fmt: skip
@@ -365,15 +370,15 @@ def rate(progress: float, step: int) -> float:
 
 def train(
     pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9, init: pathlib.Path | None = None,
-    geometry: FusionConfig | None = None, taught_by: pathlib.Path | None = None, decoder_only: bool = False,
+    geometry: FusionConfig | None = None, taught_by: Sequence[pathlib.Path] = (), decoder_only: bool = False,
+    peak_rate: float = LEARNING_RATE,
 ) -> None:  # fmt: skip
-    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`. `taught_by` is
-    the teacher's checkpoint. With `decoder_only` no more than the decoder starts as in `init`."""
+    """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`. `taught_by` are
+    the teachers' checkpoints. With `decoder_only` no more than the decoder starts as in `init`."""
     torch.set_flush_denormal(True)
     run, where = Run.start(init, geometry or config(), decoder_only), device.best()
-    teacher = None
-    if taught_by is not None:
-        teacher, run.teacher = load_fusion(taught_by).to(where), scenes.file_hash(taught_by)
+    teachers = [load_fusion(checkpoint).to(where) for checkpoint in taught_by]
+    run.teachers = [scenes.file_hash(checkpoint) for checkpoint in taught_by]
     if run.resume(path, key):
         print(f"train: resumed at step {run.step}", flush=True)
         if run.step >= steps or run.seconds >= minutes * 60:
@@ -390,10 +395,10 @@ def train(
         for name in ("audio", "video"):
             batch[name] = batch[name] + TOKEN_NOISE * torch.randn_like(batch[name])
         run.fusion.train()
-        found = losses(run.fusion, moved(batch, where), moved(draw_texts(rng, drawn), where), teacher)
+        found = losses(run.fusion, moved(batch, where), moved(draw_texts(rng, drawn), where), teachers)
         total = total_loss(found)
         for group in run.optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * rate(max(run.step / steps, run.seconds / (minutes * 60)), run.step)
+            group["lr"] = peak_rate * rate(max(run.step / steps, run.seconds / (minutes * 60)), run.step)
         run.optimiser.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(run.fusion.parameters(), 2.0)

@@ -44,9 +44,9 @@ def test_a_step_of_the_fusion_stays_on_the_gpu(teacher: bool):
     with FakeTensorMode(allow_non_fake_inputs=True):
         with GPU:
             fusion = train_fusion.Fusion(train_fusion.config())
-            model = train_fusion.Fusion(train_fusion.teacher_config()) if teacher else None
+            models = [train_fusion.Fusion(train_fusion.teacher_config())] if teacher else []
         # Which words are spoken depends on values, which fake tensors lack: the teacher's text is left out.
-        found = losses(fusion, moved(collate(scenes), GPU), None if teacher else moved(texts, GPU), model)
+        found = losses(fusion, moved(collate(scenes), GPU), None if teacher else moved(texts, GPU), models)
         loss = total_loss(found)
     assert loss.device.type == "cuda"
 

@@ -143,9 +143,10 @@ def pool() -> train_fusion.Pool:
     return train_fusion.Pool(audio, tracks((12, 128), "visible", len(VISIBLE_IDS), scenes.FRAMES))
 
 
-def test_a_student_learns_from_its_teacher():
+def test_a_student_learns_from_its_teachers():
     torch.manual_seed(0)
-    teacher = fusion.Fusion(dataclasses.replace(SMALL, dim=160)).eval()
+    teachers = [fusion.Fusion(dataclasses.replace(SMALL, dim=160)).eval(),
+                fusion.Fusion(dataclasses.replace(SMALL, combiner="summary", late=True)).eval()]  # fmt: skip
     student = fusion.Fusion(dataclasses.replace(SMALL, dropout=0.0))
     source = pool()
     rng = np.random.default_rng(1)
@@ -154,14 +155,28 @@ def test_a_student_learns_from_its_teacher():
     optimiser = torch.optim.Adam(student.parameters(), 1e-3)
     lessons = []
     for _ in range(6):
-        found = train_fusion.losses(student, batch, texts, teacher)
+        found = train_fusion.losses(student, batch, texts, teachers)
         optimiser.zero_grad()
         sum(found[name] for name in found if name.startswith("taught")).backward()
         optimiser.step()
         lessons.append({name: float(found[name].detach()) for name in found if name.startswith("taught")})
     assert set(lessons[0]) == {"taught_audible", "taught_visible", "taught_source", "taught_text"}
     assert all(lessons[-1][name] < lessons[0][name] for name in lessons[0])
-    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad is None for teacher in teachers for p in teacher.parameters())
+
+
+def test_what_is_taught_is_the_mean_of_the_teachers():
+    torch.manual_seed(0)
+    source, rng = pool(), np.random.default_rng(1)
+    drawn = [train_fusion.draw_scene(rng, source, 8)]
+    batch = train_fusion.collate(drawn)
+    student, *teachers = (fusion.Fusion(dataclasses.replace(SMALL, dropout=0.0)).eval() for _ in range(3))
+    with torch.no_grad():
+        out = student.scene(batch)
+        mean = sum(torch.sigmoid(teacher.scene(batch)["audible"]) for teacher in teachers) / 2
+        found = train_fusion.losses(student, batch, None, teachers)["taught_audible"]
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(out["audible"], mean, reduction="none")
+    assert torch.allclose(found, expected.sum(-1).mean(), rtol=1e-5)
 
 
 def test_the_teacher_is_more_than_four_times_the_student():
@@ -211,12 +226,13 @@ def test_teacher_and_students_are_measured_once_each(tmp_path: pathlib.Path, mon
     job.reports.mkdir()
     train_fusion.train(source, job.teacher_checkpoint, "teacher", 1, geometry=dataclasses.replace(SMALL, dim=160))
     stages.measured(job, "teacher", job.teacher_checkpoint)
-    train_fusion.train(source, job.fusion_checkpoint, "student", 1, taught_by=job.teacher_checkpoint)
+    train_fusion.train(source, job.fusion_checkpoint, "student", 1, taught_by=[job.teacher_checkpoint])
     stages.measured(job, "taught", job.fusion_checkpoint)
     report = json.loads((job.reports / "students.json").read_text())
-    assert report["taught"]["teacher"] == report["teacher"]["checkpoint"] == scenes.file_hash(job.teacher_checkpoint)
-    table = card.students_section(report, {"teacher": report["taught"]["teacher"]})
-    assert f"{report['teacher']['parameters']:,}" in table and "taught by the teacher ships" in table
+    mark = scenes.file_hash(job.teacher_checkpoint)
+    assert report["taught"]["teachers"] == [mark] and report["teacher"]["checkpoint"] == mark
+    table = card.students_section(report, {"teachers": [mark]})
+    assert f"{report['teacher']['parameters']:,}" in table and "The student that was taught ships" in table
     monkeypatch.setattr(ablate, "measure_whole", lambda *_: pytest.fail("what is measured must not be again"))
     stages.measured(job, "taught", job.fusion_checkpoint)
 
