@@ -68,7 +68,7 @@ SHARDS = {"audio": {"train": 200, "val": 24, "test": 10}, "video": {"train": 160
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "int8", "ablate",
        "card")  # fmt: skip
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.6.0"
+VERSION = "0.7.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -234,8 +234,7 @@ def run_average(job: Job) -> None:
     if not job.others:
         raise SystemExit("average: --others names the other trainings' fusion.pt")
     train_fusion.average(job.fusion_checkpoint, list(job.others))
-    saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
-    measured(job, "taught" if saved.get("teachers") else "alone", job.fusion_checkpoint)
+    measured(job, "mean", job.fusion_checkpoint)
 
 
 def run_distil(job: Job) -> None:
@@ -378,6 +377,7 @@ def run_export(job: Job) -> None:
         },
         "fusion_steps": saved["step"],
         "fusion_runs": saved.get("runs", 1),
+        "fusion_runs_mixed": saved.get("mixed", False),
         "warm_start_steps": init.get("step", 0),
         "restored": init.get("restored") and init["restored"] | ({"parts": "decoder"} if job.decoder_only else {}),
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},

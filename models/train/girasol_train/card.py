@@ -211,7 +211,8 @@ def taught(report: dict[str, Any], training: dict[str, Any]) -> str:
 
 def averaged(training: dict[str, Any]) -> str:
     runs = training.get("fusion_runs", 1)
-    return f"; the mean of the weights of {runs} such trainings (arXiv 2203.05482)" if runs > 1 else ""
+    mixed = ", not all of them taught" if training.get("fusion_runs_mixed") else ""
+    return f"; the mean of the weights of {runs} such trainings{mixed} (arXiv 2203.05482)" if runs > 1 else ""
 
 
 def spread(entry: dict[str, float], digits: int = 3) -> str:
@@ -244,19 +245,22 @@ def int8_section(cost: dict[str, Any]) -> str:
 
 
 def students_section(students: dict[str, dict[str, Any]], training: dict[str, Any]) -> str:
-    names = {"teacher": "teacher", "taught": "student, taught", "alone": "student, from the truth alone"}
+    names = {"teacher": "teacher", "taught": "student, taught", "alone": "student, from the truth alone",
+             "mean": "mean of several students"}  # fmt: skip
     there = [name for name in names if name in students]
     metrics = {"all_audible_map": "audible mAP", "all_visible_map": "visible mAP", "source_ap": "source AP",
                "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
     body = [["parameters", *(f"{students[name]['parameters']:,}" for name in there)],
             ["steps", *(f"{students[name]['steps']:,}" for name in there)]]  # fmt: skip
     body += [[title, *(number(students[name]["validation"][m], 3) for name in there)] for m, title in metrics.items()]
-    shipped = "that was taught" if training.get("teachers") else "that learned from the truth alone"
+    shipped = "student that was taught" if training.get("teachers") else "student that learned from the truth alone"
+    if training.get("fusion_runs", 1) > 1:
+        shipped = names["mean"]
     others = len(students.get("taught", {}).get("teachers", [])) - 1
     beside = f" The teacher taught together with {others} other Combiners, on the mean." if others > 0 else ""
     return (
         "## Teacher and student\n\nCombiner, latent model, heads and decoder, before the decoder's tuning, on the same "
-        "tokens; validation scenes, mean AP over all validation tracks. The student "
+        "tokens; validation scenes, mean AP over all validation tracks, one training each. The "
         f"{shipped} ships.{beside}\n\n" + table(["", *(names[name] for name in there)], body)
     )
 

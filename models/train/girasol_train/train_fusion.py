@@ -423,10 +423,12 @@ def average(path: pathlib.Path, others: list[pathlib.Path]) -> None:
     the same random weights, which makes the mean as good as its parts, or better; they have met other scenes. One that
     is given twice weighs twice."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    rest = [torch.load(other, map_location="cpu", weights_only=True)["average"] for other in others]
+    rest = [torch.load(other, map_location="cpu", weights_only=True) for other in others]
     for name, value in saved["average"].items():
-        saved["average"][name] = torch.stack([value, *(weights[name] for weights in rest)]).mean(dim=0)
+        saved["average"][name] = torch.stack([value, *(other["average"][name] for other in rest)]).mean(dim=0)
     saved["runs"] = saved.get("runs", 1) + len(set(others))
+    if any(bool(other.get("teachers")) != bool(saved.get("teachers")) for other in rest):
+        saved["mixed"] = True  # some were taught, some learned from the truth alone
     save_atomically(saved, path)
 
 

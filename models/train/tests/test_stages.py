@@ -282,8 +282,8 @@ def test_what_is_or_may_be_a_wild_animal_is_no_proof_against_a_cat():
 def test_the_mean_of_trainings_has_the_mean_of_their_weights(tmp_path: pathlib.Path):
     paths = [tmp_path / "fusion.pt", tmp_path / "other.pt", tmp_path / "third.pt"]
     for n, path in enumerate(paths):
-        torch.save({"average": {"w": torch.full((2,), 3.0 * n)}, "step": n}, path)
+        torch.save({"average": {"w": torch.full((2,), 3.0 * n)}, "step": n, "teachers": ["x"] * (n < 2)}, path)
     train_fusion.average(paths[0], paths[1:])
     saved = torch.load(paths[0], weights_only=True)
     assert saved["average"]["w"].tolist() == [3.0, 3.0]
-    assert (saved["step"], saved["runs"]) == (0, 3)
+    assert (saved["step"], saved["runs"], saved["mixed"]) == (0, 3, True)
