@@ -228,7 +228,8 @@ def figure_rows(entries: dict[str, dict[str, float]]) -> list[list[str]]:
 def int8_section(cost: dict[str, Any]) -> str:
     """Differences graph by graph."""
     metrics = list(cost["int8"])
-    signed = lambda e: f"{e['value']:+.4f} ({e['low']:+.3f} – {e['high']:+.3f})"  # noqa: E731
+    plus = lambda value: f"{round(value, 4) + 0.0:+.4f}"  # noqa: E731 - no minus before nothing
+    signed = lambda e: f"{plus(e['value'])} ({plus(e['low'])} – {plus(e['high'])})"  # noqa: E731
     body = [[name, *(signed(row["differences"][m]) for m in metrics), f"{cost['right']} / {row['right']}"]
             for name, row in cost["rows"].items()]  # fmt: skip
     whole = ", ".join(f"{m} {number(v['value'], 3)}" for m, v in cost["int8"].items())
