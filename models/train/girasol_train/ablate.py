@@ -20,6 +20,7 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,7 +84,9 @@ VARIANTS = (
     Variant("window 1", {"window": 1}),
     Variant("window 8", {"window": 8}),
 )
-FULL = ("Token Turing Machine, m = 8, window 64", "causal Transformer", "late fusion")
+FULL, FULL_SEEDS = ("Token Turing Machine, m = 8, window 64", "causal Transformer", "late fusion"), (0, 1)
+WHOLE_METRICS = {"all_audible_map": "audible mAP", "all_visible_map": "visible mAP", "source_ap": "source AP",
+                 "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
 
 
 def geometry(variant: Variant) -> FusionConfig:
@@ -232,19 +235,28 @@ def run(train: Pool, validation: Pool, path: pathlib.Path, key: str, steps: int 
 
 
 def full(
-    train: Pool, validation: Pool, work: pathlib.Path, key: str, steps: int, scenes: int = SCENES
-) -> list[dict[str, Any]]:
-    """The variants of `FULL`, each trained from scratch as the student is, without a teacher: sizes and measures."""
+    train: Pool, validation: Pool, work: pathlib.Path, key: str, steps: int, scenes: int = SCENES,
+    seeds: tuple[int, ...] = FULL_SEEDS,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The variants of `FULL`, each trained from scratch as the student is, without a teacher, once per seed (which
+    draws other scenes; all start from the same weights): sizes, and mean and range of the measures."""
     out = []
     for variant in (v for v in VARIANTS if v.name in FULL):
-        path = work / f"{variant.changes.get('combiner', 'ttm')}.pt"
-        train_whole(train, path, f"{key}+{steps}+{variant.name}", steps, geometry=geometry(variant))
-        fusion = load_fusion(path)
-        row: dict[str, Any] = {"name": variant.name, **cost(geometry(variant))}
-        row |= measure_whole(fusion, validation, scenes)
-        out.append(row)
-        print(f"combiners {row}", flush=True)
+        found = []
+        for seed in seeds:
+            path = work / f"{variant.changes.get('combiner', 'ttm')}-{seed}.pt"
+            train_whole(train, path, f"{key}+{steps}+{variant.name}+{seed}", steps, geometry=geometry(variant))
+            found.append(measure_whole(load_fusion(path), validation, scenes))
+            print(f"combiners {variant.name} / {seed}: {found[-1]}", flush=True)
+        row = {"name": variant.name, "seeds": len(found), **cost(geometry(variant))}
+        out.append(row | ranges(found, WHOLE_METRICS))
     return out
+
+
+def ranges(found: list[dict[str, float]], metrics: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Mean and range of each measure over several trainings."""
+    values = {metric: [one[metric] for one in found] for metric in metrics}
+    return {m: {"mean": float(np.mean(v)), "low": float(min(v)), "high": float(max(v))} for m, v in values.items()}
 
 
 def rows(runs: dict[str, dict], variants: tuple[Variant, ...], seeds: tuple[int, ...]) -> list[dict]:
@@ -254,9 +266,5 @@ def rows(runs: dict[str, dict], variants: tuple[Variant, ...], seeds: tuple[int,
         done = [runs[f"{variant.name} / {seed}"] for seed in seeds if f"{variant.name} / {seed}" in runs]
         if not done:
             continue
-        row: dict[str, Any] = {"name": variant.name, "seeds": len(done), **cost(geometry(variant))}
-        for metric in METRICS:
-            values = [r[metric] for r in done]
-            row[metric] = {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
-        out.append(row)
+        out.append({"name": variant.name, "seeds": len(done), **cost(geometry(variant)), **ranges(done, METRICS)})
     return out

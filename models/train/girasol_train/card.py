@@ -12,6 +12,8 @@ import pathlib
 from collections import defaultdict
 from typing import Any
 
+from .ablate import WHOLE_METRICS
+
 INTRO = """# Model card: girasol-av {version}
 
 A joint audio-video streaming model for small ARM boards: every 0.96 s it takes a log-mel patch, another that begins
@@ -249,11 +251,10 @@ def students_section(students: dict[str, dict[str, Any]], training: dict[str, An
     names = {"teacher": "teacher", "taught": "student, taught", "alone": "student, from the truth alone",
              "mean": "mean of several students"}  # fmt: skip
     there = [name for name in names if name in students]
-    metrics = {"all_audible_map": "audible mAP", "all_visible_map": "visible mAP", "source_ap": "source AP",
-               "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
     body = [["parameters", *(f"{students[name]['parameters']:,}" for name in there)],
             ["steps", *(f"{students[name]['steps']:,}" for name in there)]]  # fmt: skip
-    body += [[title, *(number(students[name]["validation"][m], 3) for name in there)] for m, title in metrics.items()]
+    scores = [students[name]["validation"] for name in there]
+    body += [[title, *(number(score[m], 3) for score in scores)] for m, title in WHOLE_METRICS.items()]
     shipped = "student that was taught" if training.get("teachers") else "student that learned from the truth alone"
     if training.get("fusion_runs", 1) > 1:
         shipped = names["mean"]
@@ -298,21 +299,20 @@ def ablation_section(ablation: dict[str, Any]) -> str:
 
 
 def combiners_section(combiners: dict[str, Any]) -> str:
-    metrics = {"all_audible_map": "audible mAP", "all_visible_map": "visible mAP", "source_ap": "source AP",
-               "words": "words right", "answer_accuracy": "answers right"}  # fmt: skip
-    body = [[r["name"], f"{r['parameters'] / 1e6:.2f} M", f"{r['macs'] / 1e6:.1f} M",
-             *(number(r.get(m), 3) for m in metrics)] for r in combiners["rows"]]  # fmt: skip
+    body = [[r["name"], f"{r['parameters'] / 1e6:.2f} M", f"{r['macs'] / 1e6:.1f} M", r["seeds"],
+             *(spread(r[m]) for m in WHOLE_METRICS)] for r in combiners["rows"]]  # fmt: skip
     first, better = combiners["rows"][0], []
     for row in combiners["rows"][1:]:
-        ahead = [name for m, name in metrics.items() if row.get(m, 0.0) > first.get(m, 0.0)]
-        better += [f"{row['name']} ({', '.join(ahead)})"] if ahead else []
+        ahead = [name for m, name in WHOLE_METRICS.items() if row[m]["low"] > first[m]["high"]]
+        behind = [name for m, name in WHOLE_METRICS.items() if row[m]["high"] < first[m]["low"]]
+        said = [f"above in {', '.join(ahead)}"] * bool(ahead) + [f"below in {', '.join(behind)}"] * bool(behind)
+        better += [f"{row['name']} {' and '.join(said)}"] if said else []
     return (
         f"On the student's own schedule, {combiners['steps']:,} steps of 256 snippets, from scratch and without a "
-        f"teacher, one run each{earlier(combiners)}; mean AP over all validation tracks. The Combiner of the first row "
-        "ships.\n\n"
-        + table(["", "parameters", "MAC", *metrics.values()], body)
-        + "\nAbove the first row, by however little (a hundredth is chance from run to run): "
-        + f"{'; '.join(better) or 'none'}.\n"
+        f"teacher, mean and range over trainings that met other scenes{earlier(combiners)}; mean AP over all "
+        "validation tracks. The Combiner of the first row ships.\n\n"
+        + table(["", "parameters", "MAC", "trainings", *WHOLE_METRICS.values()], body)
+        + f"\nBeside the first row, by more than the range: {'; '.join(better) or 'none differs'}.\n"
     )
 
 

@@ -210,12 +210,15 @@ def test_combiners_are_trained_whole_and_measured(tmp_path: pathlib.Path, monkey
     monkeypatch.setattr(ablate, "SCENE_LENGTH", 16)
     monkeypatch.setattr(ablate, "FULL", (ablate.VARIANTS[0].name, "late fusion"))
     source = pool()
-    rows = ablate.full(source, source, tmp_path, "key", 1, scenes=1)
+    rows = ablate.full(source, source, tmp_path, "key", 1, scenes=1, seeds=(0, 1))
     assert [r["name"] for r in rows] == list(ablate.FULL)
     assert rows[1]["parameters"] < rows[0]["parameters"]
-    assert all(np.isfinite(r["all_audible_map"]) for r in rows)
+    found = [r["all_audible_map"] for r in rows]
+    assert all(f["low"] <= f["mean"] <= f["high"] for f in found)
     made = {path.name for path in tmp_path.glob("*.pt")}
-    assert made == {"ttm.pt", "summary.pt"}
+    assert made == {"ttm-0.pt", "ttm-1.pt", "summary-0.pt", "summary-1.pt"}
+    first, second = (train_fusion.load_fusion(tmp_path / f"ttm-{k}.pt").combiner.memory_place for k in (0, 1))
+    assert not torch.equal(first, second)
     assert "late fusion" in card.combiners_section({"steps": 1, "rows": rows})
 
 
