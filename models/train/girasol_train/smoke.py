@@ -127,8 +127,14 @@ def make_kit(data: pathlib.Path) -> None:
 
 
 def random_yamnet(_: pathlib.Path) -> YamNet:
+    """With weights that keep a signal's size from layer to layer: the norm of the tokens would else enlarge what float
+    rounding leaves."""
     torch.manual_seed(5)
-    return YamNet().eval().requires_grad_(False)
+    teacher = YamNet().eval().requires_grad_(False)
+    for layer in teacher.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return teacher
 
 
 def random_lite0(_: pathlib.Path) -> Lite0:
