@@ -197,7 +197,7 @@ def run_scenes(job: Job) -> None:
         scenes.write_tokens(job.work, kind, checkpoint, load(checkpoint), job.splits)
 
 
-def measured(job: Job, name: str, checkpoint: pathlib.Path) -> None:
+def measure_once(job: Job, name: str, checkpoint: pathlib.Path) -> None:
     """Note in the report of teacher and students how `name` does on validation scenes, unless it has been noted."""
     path, hash_ = job.reports / "students.json", scenes.file_hash(checkpoint)
     report = json.loads(path.read_text()) if path.exists() else {}
@@ -219,7 +219,7 @@ def run_teacher(job: Job) -> None:
         job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, None), job.teacher_steps,
         job.teacher_minutes, geometry=train_fusion.teacher_config(), peak_rate=train_fusion.TEACHER_RATE,
     )  # fmt: skip
-    measured(job, "teacher", job.teacher_checkpoint)
+    measure_once(job, "teacher", job.teacher_checkpoint)
 
 
 def run_train(job: Job) -> None:
@@ -227,14 +227,14 @@ def run_train(job: Job) -> None:
     train_fusion.train(
         job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, decoder_only=job.decoder_only
     )
-    measured(job, "alone", job.fusion_checkpoint)
+    measure_once(job, "alone", job.fusion_checkpoint)
 
 
 def run_average(job: Job) -> None:
     if not job.others:
         raise SystemExit("average: --others names the other trainings' fusion.pt")
     train_fusion.average(job.fusion_checkpoint, list(job.others))
-    measured(job, "mean", job.fusion_checkpoint)
+    measure_once(job, "mean", job.fusion_checkpoint)
 
 
 def run_distil(job: Job) -> None:
@@ -246,7 +246,7 @@ def run_distil(job: Job) -> None:
         job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, taught_by=teachers,
         decoder_only=job.decoder_only,
     )  # fmt: skip
-    measured(job, "taught", job.fusion_checkpoint)
+    measure_once(job, "taught", job.fusion_checkpoint)
 
 
 def run_ablate(job: Job) -> None:

@@ -68,7 +68,7 @@ def check(graph: Graph, config: FusionConfig, path: pathlib.Path) -> float:
     for got, want in zip(ours, onnx_session(path).run(None, feed), strict=True):
         worst = max(worst, float(np.abs(got.numpy() - want).max()) / max(1.0, float(np.abs(want).max())))
     if not worst <= TOLERANCE:
-        raise SystemExit(f"{path}: the restored module is {worst:.1e} off")
+        raise SystemExit(f"{path}: its output and that of the weights at hand differ by {worst:.1e}")
     return worst
 
 

@@ -228,16 +228,16 @@ def test_teacher_and_students_are_measured_once_each(tmp_path: pathlib.Path, mon
     monkeypatch.setattr(stages.Job, "pool", lambda *_: source)
     job.reports.mkdir()
     train_fusion.train(source, job.teacher_checkpoint, "teacher", 1, geometry=dataclasses.replace(SMALL, dim=160))
-    stages.measured(job, "teacher", job.teacher_checkpoint)
+    stages.measure_once(job, "teacher", job.teacher_checkpoint)
     train_fusion.train(source, job.fusion_checkpoint, "student", 1, taught_by=[job.teacher_checkpoint])
-    stages.measured(job, "taught", job.fusion_checkpoint)
+    stages.measure_once(job, "taught", job.fusion_checkpoint)
     report = json.loads((job.reports / "students.json").read_text())
     mark = scenes.file_hash(job.teacher_checkpoint)
     assert report["taught"]["teachers"] == [mark] and report["teacher"]["checkpoint"] == mark
     table = card.students_section(report, {"teachers": [mark]})
     assert f"{report['teacher']['parameters']:,}" in table and "The student that was taught ships" in table
     monkeypatch.setattr(ablate, "measure_whole", lambda *_: pytest.fail("what is measured must not be again"))
-    stages.measured(job, "taught", job.fusion_checkpoint)
+    stages.measure_once(job, "taught", job.fusion_checkpoint)
 
 
 def test_plots_are_small_and_well_formed(tmp_path: pathlib.Path):
