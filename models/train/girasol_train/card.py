@@ -370,10 +370,39 @@ def final_section(report: dict[str, Any]) -> str:
     return "\n".join(found)
 
 
+TRIED = """Why: many labels rest on two or three sources in validation, where thresholds are set, and the tokens of the
+encoders seem to limit the rest (see teacher and student). Tried, without gain: other thresholds for answers and
+hysteresis; smoothing the label history by median or mean; a face counted as a person; four times the parameters after
+the encoders; longer training of the student. With gain: twice the composed tracks, a second patch of sound a snippet,
+lite0 beside the video encoder on every view.
+"""
+
+
+def shortfalls(report: dict[str, Any]) -> str:
+    """What misses the bounds of SPECIFICATION.md, from the reports, and what was tried."""
+    final, found = report["final"], []
+    right, asked = final["answers"]["shipped_right"], final["answers"]["asked"]
+    if right < 0.85 * asked:
+        kinds = final["answers"]["history_by_kind"].items()
+        weak = ", ".join(f"{kind} {got}/{all_}" for kind, (got, all_) in kinds if got < 0.85 * all_)
+        found.append(f"- Questions: {right} of {asked} right, bound 0.85. Below it by kind (scores in Python): {weak}.")
+    for label, row in report.get("onset", {}).items():
+        if min(row["recall"]) < 0.9 * max(row["recall"]):
+            found.append(f"- Onset of `{label}`: worst against best {worst_over_best(row['recall'])}, bound 0.9 "
+                         f"({row['clips']} clips).")  # fmt: skip
+    loud = [(row["label"], row["events"]["false_per_hour"]) for row in final["runtime"]["labels"]
+            if row.get("enabled") and row.get("events") and row["events"]["there"]
+            and row["events"]["false_per_hour"] > 1.0]  # fmt: skip
+    if loud:
+        listed = ", ".join(f"{label} {number(rate, 1)}" for label, rate in sorted(loud, key=lambda pair: -pair[1]))
+        found.append(f"- More than one false event an hour in clips without the label: {listed}.")
+    return "## What falls short\n\n" + "\n".join([*found, "", TRIED]) if found else ""
+
+
 def more_sections(report: dict[str, Any], training: dict[str, Any], folder: pathlib.Path) -> list[str]:
     parts = []
     if "final" in report:
-        parts.append(final_section(report["final"]))
+        parts += [final_section(report["final"]), shortfalls(report)]
     if "int8" in report:
         parts.append(int8_section(report["int8"]))
     choice = training.get("in_view")
