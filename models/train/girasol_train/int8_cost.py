@@ -19,7 +19,7 @@ from . import clips, evaluate, export, final, restore
 from .intervals import intervals, macro_f1, mean_ap
 from .labels import AUDIBLE_IDS, VISIBLE_IDS
 
-ALL = "all"
+SHIPPED, ALL = "int8", "all"
 Figure = Callable[[np.ndarray], float]
 
 
@@ -72,16 +72,17 @@ def measure(parts: export.Parts, data: pathlib.Path, work: pathlib.Path, bundle:
         report, lines = final.run_program(folder, copy, out)
         return figures(final.as_table(lines, names), truth, rules, names), report["questions"]["right"]
 
-    shipped, right = play("int8", ())
+    played = {SHIPPED: (), **{name: (name,) for name in export.GRAPH_NAMES}, ALL: export.GRAPH_NAMES}
+    systems = {name: play(name, graphs) for name, graphs in played.items()}
     asked = len(json.loads((folder / "questions.json").read_text()))
-    result: dict[str, Any] = {"clips": count, "asked": asked, "right": right, "rows": {}}
+    metrics = list(systems[SHIPPED][0])
+    every = {f"{m} {name}": figure for name, (own, _) in systems.items() for m, figure in own.items()}
+    pairs = {(name, m): (f"{m} {SHIPPED}", f"{m} {name}") for name in systems if name != SHIPPED for m in metrics}
+    table = intervals(every, count, list(pairs.values()), final.RESAMPLES)
+    result: dict[str, Any] = {"clips": count, "asked": asked, "right": systems[SHIPPED][1], "rows": {}}
     result["already_rounded"] = already_rounded(parts)
-    for name, graphs in {**{g: (g,) for g in export.GRAPH_NAMES}, ALL: export.GRAPH_NAMES}.items():
-        plain, plain_right = play(name, graphs)
-        both = {f"{m} int8": f for m, f in shipped.items()} | {f"{m} f32": f for m, f in plain.items()}
-        table = intervals(both, count, [(f"{m} int8", f"{m} f32") for m in shipped], final.RESAMPLES)
-        result["int8"] = {m: table[f"{m} int8"] for m in shipped}
-        differences = {m: table[f"{m} int8 - {m} f32"] for m in shipped}
-        result["rows"][name] = {"differences": differences, "right": plain_right}
-        print(f"int8 {name}: " + ", ".join(f"{m} {v['value']:+.4f}" for m, v in differences.items()), flush=True)
+    result["int8"] = {m: table[f"{m} {SHIPPED}"] for m in metrics}
+    for name in (*export.GRAPH_NAMES, ALL):
+        differences = {m: table[" - ".join(pairs[name, m])] for m in metrics}
+        result["rows"][name] = {"differences": differences, "right": systems[name][1]}
     return result
