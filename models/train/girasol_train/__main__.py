@@ -68,7 +68,7 @@ SHARDS = {"audio": {"train": 200, "val": 24, "test": 10}, "video": {"train": 160
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "int8", "ablate",
        "card")  # fmt: skip
 STAGED = {"scenes": 24, "seed": 11}
-VERSION = "0.7.0"
+VERSION = "0.8.0"
 QUIET = {"scenes": 30, "seed": 12}
 LICENCES = (
     "CC0-1.0, public domain, CC-BY-3.0, CC-BY-4.0, CC-BY-2.0, MIT and Apache-2.0 media; teachers Apache-2.0 "
@@ -286,10 +286,6 @@ def run_int8(job: Job) -> None:
     ad.write_atomic(job.reports / "int8.json", json.dumps(report, indent=1).encode())
 
 
-def rules_path(job: Job) -> pathlib.Path:
-    return job.work / "rules.json"
-
-
 def calibrated(job: Job, pool: train_fusion.Pool, decoder: bool = True) -> Fusion:
     """The trained fusion model with calibration on `pool` folded in; with the decoder of the stage `text`. Of a work
     directory in which nothing was trained, what was restored from a bundle: that has both in it."""
@@ -303,8 +299,11 @@ def calibrated(job: Job, pool: train_fusion.Pool, decoder: bool = True) -> Fusio
     return fusion
 
 
-def rules_for(fusion: Fusion, pool: train_fusion.Pool) -> evaluate.Rules:
-    return calibrate.label_rules(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=4, repeats=2))
+def rules_for(job: Job, fusion: Fusion, pool: train_fusion.Pool) -> evaluate.Rules:
+    """Thresholds on `pool`, the validation part; the test part tells of labels that validation has no events of."""
+    exact = evaluate.rounded(fusion)
+    both = calibrate.run_scenes(exact, pool, seed=4, repeats=2), calibrate.run_scenes(exact, job.pool("test"), seed=4)
+    return calibrate.label_rules(*both)
 
 
 def run_text(job: Job) -> None:
@@ -315,7 +314,7 @@ def run_text(job: Job) -> None:
     pool = job.pool("val")
     fusion = calibrated(job, pool, decoder=False)
     pools = job.pool("train"), pool
-    train_text.train(fusion, rules_for(fusion, pool), pools, job.decoder_checkpoint, key, job.text_steps)
+    train_text.train(fusion, rules_for(job, fusion, pool), pools, job.decoder_checkpoint, key, job.text_steps)
 
 
 def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pathlib.Path]) -> bool:
@@ -352,15 +351,14 @@ def run_export(job: Job) -> None:
     if not job.decoder_checkpoint.exists():
         raise SystemExit(f"{job.decoder_checkpoint} is missing: run the stage `text` first")
     inputs = [job.fusion_checkpoint, job.decoder_checkpoint, job.audio_checkpoint, job.video_checkpoint]
-    if unchanged(job, "export", inputs, [job.bundle / "manifest.json"]):
+    if unchanged(job, "export", inputs, [job.bundle / "manifest.json", job.reports / "standing.json"]):
         return
     pool = job.pool("val")
     fusion = calibrated(job, pool)
-    rules = rules_for(fusion, pool)
-    rules_path(job).write_text(json.dumps(rules, indent=1))
+    rules = rules_for(job, fusion, pool)
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     init = torch.load(job.init, map_location="cpu", weights_only=True) if job.init else {}
-    shipped = {kind: {name: {k: v for k, v in rule.items() if k != "validation"} for name, rule in table.items()}
+    shipped = {kind: {name: {k: v for k, v in rule.items() if k != "evidence"} for name, rule in table.items()}
                for kind, table in rules.items()}  # fmt: skip
     in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
     training = {
@@ -387,6 +385,8 @@ def run_export(job: Job) -> None:
         version=VERSION, in_view=in_view["shipped"],
     )  # fmt: skip
     export.export_bundle(parts, job.bundle, job.work)
+    standing = {"rules": rules, "manifest": scenes.file_hash(job.bundle / "manifest.json")}
+    ad.write_atomic(job.reports / "standing.json", json.dumps(standing, indent=1).encode())
     finished(job, "export", inputs)
 
 
@@ -453,6 +453,7 @@ def run_card(job: Job) -> None:
     report = of_this_bundle(job, "evaluate", "evaluation.json")
     for stage in ("final", "int8"):
         report[stage] = of_this_bundle(job, stage, f"{stage}.json")
+    report["standing"] = of_this_bundle(job, "export", "standing.json")["rules"]
     for name in ("ablation", "combiners", "students"):
         path = job.reports / f"{name}.json"
         if path.exists():

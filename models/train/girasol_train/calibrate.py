@@ -19,7 +19,7 @@ from .train_fusion import Pool, collate, draw_scene, maker_matrix
 
 # False alarms allowed per hour of composed scenes, which hold about a thousand other sounds and five hundred cuts an
 # hour, far more than a home: most for what people want to know about, less for the rest. Of what they want, a label
-# that would be off at that rate is on, and experimental, at the last one.
+# that cannot keep to its rate is off, with thresholds of the last rate for who switches it on.
 FALSE_PER_HOUR = {"audible": 0.5, "visible": 0.5}
 WANTED_PER_HOUR, AT_MOST_PER_HOUR = 1.0, 3.0
 WANTED = frozenset({"alarm", "baby_cry", "cat_meow", "cough", "dog_bark", "glass_break", "knock", "phone_ring", "siren",
@@ -31,8 +31,8 @@ OFF_SHARE = 0.6
 # within the cooldown of 2 s or 5 s after an end.
 RELEASE = {True: 2, False: 4}
 COOLING = {True: 3, False: 6}
-MIN_RECALL, SURE_RECALL = 0.25, 0.5
-MIN_EVENTS, SURE_EVENTS = 4, 8
+# A label is reliable if so many events, of which at least this share is found, have shown that it is.
+MIN_EVENTS, MIN_RECALL = 8, 0.25
 # Sounds that last may be confirmed by a second snippet, where validation finds more of them so; short ones must fire at
 # once. Things seen may wait, too: views last.
 LASTING = frozenset({*AMBIENCE, "aircraft", "breathing_snoring", "clock_tick", "fire_crackle", "household", "saw",
@@ -230,17 +230,23 @@ def source_choice(outcomes: dict[str, Outcome]) -> dict[str, Any]:
 
 def operating_point(outcome: Outcome, allowed: float, confirm: int) -> tuple[int, float, dict[str, int], bool]:
     """(confirm, on, events, whether false ones keep to `allowed`) of the lowest threshold that does, for one label."""
-    for on in np.concatenate([np.arange(LOWEST_ON, 0.9, 0.02), np.arange(0.9, 0.98, 0.01), [0.98, 0.985, 0.99]]):
+    grid = [*np.arange(LOWEST_ON, 0.9, 0.02), *np.arange(0.9, 0.98, 0.01), 0.98, 0.985, 0.99, HIGHEST_ON]
+    for on in grid:
         counts = count_events(outcome, 0, on, OFF_SHARE * on, confirm)
         if counts["false"] <= allowed:
             return confirm, float(on), counts, True
-    return confirm, HIGHEST_ON, count_events(outcome, 0, HIGHEST_ON, OFF_SHARE * HIGHEST_ON, confirm), False
+    return confirm, HIGHEST_ON, counts, False
 
 
-def label_rule(outcome: Outcome, label: int, kind: str) -> dict[str, Any]:
-    """Thresholds and standing of one label, and what they were decided on."""
-    name, outcome, label = outcome.ids[label], outcome.only(label), 0
+def label_rule(validation: Outcome, test: Outcome, label: int, kind: str) -> dict[str, Any]:
+    """Thresholds and standing of one label, and what they were decided on.
+
+    Thresholds come from `validation`, and so does the standing, unless validation has fewer than `MIN_EVENTS` of it:
+    then those of `test` say whether the label is on at all. An unreliable one is experimental, and off.
+    """
+    name, outcome, others = validation.ids[label], validation.only(label), test.only(label)
     confirms = (1, 2) if kind == "visible" or name in LASTING else (1,)
+    per_hour = WANTED_PER_HOUR if name in WANTED else FALSE_PER_HOUR[kind]
 
     def best_point(per_hour: float) -> tuple[int, float, dict[str, int], bool]:
         points = [operating_point(outcome, per_hour * hours(outcome), n) for n in confirms]
@@ -249,34 +255,35 @@ def label_rule(outcome: Outcome, label: int, kind: str) -> dict[str, Any]:
         lowest = min(points, key=lambda p: p[1])
         return max(points, key=lambda p: (p[3], p[2]["found"], p is lowest and p[2]["there"] < MIN_EVENTS))
 
-    def good(counts: dict[str, int], fits: bool) -> bool:
-        return fits and (counts["there"] < MIN_EVENTS or counts["found"] >= MIN_RECALL * counts["there"])
+    def reliable(found: dict[str, Any]) -> bool:
+        enough = found["there"] >= MIN_EVENTS and found["found"] >= MIN_RECALL * found["there"]
+        return enough and found["false"] <= per_hour * found["hours"]
 
-    wanted = name in WANTED
-    confirm, on, counts, fits = best_point(WANTED_PER_HOUR if wanted else FALSE_PER_HOUR[kind])
-    usable, strict = good(counts, fits), True
+    confirm, on, counts, _ = best_point(per_hour)
+    told = {"of": "validation", **counts, "hours": hours(outcome)}
     # Without events to find, the strict rate would ask for certainty, and nothing would say what that costs.
-    if wanted and (not usable or counts["there"] < MIN_EVENTS):
-        confirm, on, counts, fits = best_point(AT_MOST_PER_HOUR)
-        usable, strict = good(counts, fits), False
+    if name in WANTED and not reliable(told):
+        confirm, on, counts, _ = best_point(AT_MOST_PER_HOUR)
+        told |= counts
+    if told["there"] < MIN_EVENTS:
+        told = {"of": "test", **count_events(others, 0, on, OFF_SHARE * on, confirm), "hours": hours(others)}
+    usable = reliable(told)
     some = (outcome.target >= 0.5).any()
-    best = float(max(np.arange(0.15, 0.9, 0.05), key=lambda c: snippet_f1(outcome, label, c))) if some else LOWEST_ON
-    recall = counts["found"] / max(1, counts["there"])
-    sure = counts["there"] >= SURE_EVENTS and recall >= SURE_RECALL and fits and strict
+    best = float(max(np.arange(0.15, 0.9, 0.05), key=lambda c: snippet_f1(outcome, 0, c))) if some else LOWEST_ON
     return {
         "enabled": usable and name not in NEVER,
-        "experimental": not sure,
+        "experimental": not usable,
         "thresholds": {
             "low_false_alarm": {"on": round(on, 3), "off": round(OFF_SHARE * on, 3)},
             "best_f1": {"on": round(best, 3), "off": round(OFF_SHARE * best, 3)},
         },
         "min_snippets": confirm,
-        "validation": {"recall": round(recall, 3), **counts, "hours": round(hours(outcome), 2)},
+        "evidence": told | {"hours": round(told["hours"], 2)},
     }
 
 
-def label_rules(outcomes: dict[str, Outcome]) -> dict[str, dict[str, dict[str, Any]]]:
+def label_rules(validation: dict[str, Outcome], test: dict[str, Outcome]) -> dict[str, dict[str, dict[str, Any]]]:
     return {
-        kind: {name: label_rule(outcomes[kind], i, kind) for i, name in enumerate(outcomes[kind].ids)}
+        kind: {name: label_rule(validation[kind], test[kind], i, kind) for i, name in enumerate(validation[kind].ids)}
         for kind in ("audible", "visible")
     }

@@ -155,12 +155,58 @@ def without_events(label: str, lasting: float, flicker: float) -> calibrate.Outc
     return calibrate.Outcome((label,), logits, zeros, np.ones_like(zeros), heard=False)
 
 
+def rule_of(validation: calibrate.Outcome, test: calibrate.Outcome | None = None) -> dict:
+    return calibrate.label_rule(validation, test or validation, 0, "audible" if validation.heard else "visible")
+
+
 def test_what_validation_has_none_of_waits_for_a_second_snippet_where_that_lowers_its_threshold():
-    flickering = calibrate.label_rule(without_events("cat", lasting=0.51, flicker=0.95), 0, "visible")
-    lasting = calibrate.label_rule(without_events("cat", lasting=0.955, flicker=0.5), 0, "visible")
+    flickering = rule_of(without_events("cat", lasting=0.51, flicker=0.95))
+    lasting = rule_of(without_events("cat", lasting=0.955, flicker=0.5))
     assert flickering["min_snippets"] == 2 and lasting["min_snippets"] == 1
     on = [rule["thresholds"]["low_false_alarm"]["on"] for rule in (flickering, lasting)]
     assert 0.5 < on[0] < 0.6 and 0.95 < on[1] < 0.97
+
+
+def with_events(label: str, found: int, missed: int, false: int, heard: bool = True) -> calibrate.Outcome:
+    """An hour of a label: events of two snippets that are found or missed, and false ones as sure as can be."""
+    logits, target = np.full((10, 375, 1), -6.0, np.float32), np.zeros((10, 375, 1), np.float32)
+    places = [(scene, 10 + 20 * k) for k in range(15) for scene in range(10)]
+    for n, (scene, t) in enumerate(places[: found + missed + false]):
+        target[scene, t : t + 2] = n < found + missed
+        logits[scene, t : t + 2] = -6.0 if found <= n < found + missed else 9.0
+    return calibrate.Outcome((label,), logits, target, np.ones_like(target), heard=heard)
+
+
+@pytest.mark.parametrize(
+    ("label", "found", "missed", "false", "on"),
+    [
+        ("water", 8, 0, 0, True),
+        ("water", 3, 9, 0, True),
+        ("water", 3, 10, 0, False),  # finds less than a quarter
+        ("water", 7, 0, 0, False),  # too few events to tell
+        ("water", 0, 0, 0, False),
+        ("water", 20, 0, 1, False),  # more than one false event in two hours
+        ("knock", 20, 0, 1, True),  # wanted: one an hour
+        ("knock", 20, 0, 2, False),
+    ],
+)
+def test_a_label_is_on_only_if_validation_shows_it_to_be_reliable(label, found, missed, false, on):
+    rule = rule_of(with_events(label, found, missed, false))
+    assert (rule["enabled"], rule["experimental"]) == (on, not on)
+    assert rule["evidence"]["of"] == ("validation" if found + missed >= 8 else "test")
+
+
+def test_where_validation_has_no_events_those_of_test_say_whether_a_label_is_on_but_not_at_which_threshold():
+    nothing = with_events("cat", 0, 0, 0, heard=False)
+    on = rule_of(nothing, with_events("cat", 9, 3, 0, heard=False))
+    off = rule_of(nothing, with_events("cat", 1, 9, 0, heard=False))
+    assert on["enabled"] and not off["enabled"]
+    assert on["thresholds"] == off["thresholds"] and on["evidence"]["found"] == 9
+
+
+def test_a_reliable_label_that_is_no_event_is_off_without_being_experimental():
+    rule = rule_of(with_events("background", 20, 0, 0))
+    assert (rule["enabled"], rule["experimental"]) == (False, False)
 
 
 def test_tokens_are_those_of_the_weights_that_ship(tmp_path: pathlib.Path):
