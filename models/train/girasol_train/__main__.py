@@ -89,6 +89,7 @@ class Job:
     splits: tuple[str, ...]
     teacher_steps: int = 1500
     teacher_minutes: float = 1e9
+    teacher_init: pathlib.Path | None = None
     encoder_minutes: float = 80.0
     ablation_steps: int = ablate.STEPS
     text_steps: int = train_text.STEPS
@@ -216,8 +217,9 @@ def measure_once(job: Job, name: str, checkpoint: pathlib.Path) -> None:
 
 def run_teacher(job: Job) -> None:
     train_fusion.train(
-        job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, None), job.teacher_steps,
-        job.teacher_minutes, geometry=train_fusion.teacher_config(), peak_rate=train_fusion.TEACHER_RATE,
+        job.pool("train"), job.teacher_checkpoint, job.key(job.teacher_steps, job.teacher_init), job.teacher_steps,
+        job.teacher_minutes, job.teacher_init, geometry=train_fusion.teacher_config(),
+        peak_rate=train_fusion.TEACHER_RATE,
     )  # fmt: skip
     measure_once(job, "teacher", job.teacher_checkpoint)
 
@@ -370,7 +372,8 @@ def run_export(job: Job) -> None:
         "date": datetime.date.today().isoformat(),
         "encoders": {"audio": scenes.file_hash(job.audio_checkpoint), "video": scenes.file_hash(job.video_checkpoint)},
         "snippets": {
-            kind: len(list(folder.glob(f"{kind}-train-*.npz"))) * scenes.SHARD * scenes.SNIPPETS
+            kind: sum((folder / path.name).exists() for path in scenes.shard_paths(job.work, kind, "train"))
+            * scenes.SHARD * scenes.SNIPPETS
             for kind, folder in zip(SHARDS, job.folders(), strict=True)
         },
         "fusion_steps": saved["step"],
@@ -476,6 +479,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--minutes", type=float, default=1e9, help="stop the student after this long, schedule included")
     made.add_argument("--teacher-steps", type=int, default=1500)
     made.add_argument("--teacher-minutes", type=float, default=1e9)
+    made.add_argument("--teacher-init", type=pathlib.Path, help="start the teacher from this one, of other tokens")
     made.add_argument("--encoder-minutes", type=float, default=80.0, help="of each encoder")
     made.add_argument("--ablation-steps", type=int, default=ablate.STEPS, help="about 0.5 s of one core each, 36 runs")
     made.add_argument("--text-steps", type=int, default=train_text.STEPS, help="of the decoder alone")
@@ -504,8 +508,8 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
-        options.encoder_minutes, options.ablation_steps, options.text_steps, options.decoder_only,
-        tuple(options.others or ()), tuple(options.teachers or ()), options.small,
+        options.teacher_init, options.encoder_minutes, options.ablation_steps, options.text_steps,
+        options.decoder_only, tuple(options.others or ()), tuple(options.teachers or ()), options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):
         print(f"== {stage}", flush=True)

@@ -119,7 +119,7 @@ class Composer:
         source = group[rng.integers(len(group))]
         start = _event_start(rng, source)
         wave = cut(source.clip.wave(), start)
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             wave = _stretch(rng, wave)
         if rir is not None:
             wave = ad.apply_rir(wave, rir)
@@ -180,9 +180,9 @@ def _claim(patch: Patch, source: Source, start: int) -> None:
 
 
 def _stretch(rng: np.random.Generator, wave: np.ndarray) -> np.ndarray:
-    """Speed and pitch changed by up to 8 %, around the middle of the patch."""
+    """Speed and pitch changed by up to 15 %, around the middle of the patch."""
     middle = len(wave) / 2.0
-    at = (np.arange(len(wave)) - middle) * rng.uniform(0.92, 1.08) + middle
+    at = (np.arange(len(wave)) - middle) * 1.15 ** rng.uniform(-1.0, 1.0) + middle
     return np.interp(at, np.arange(len(wave)), wave, left=0.0, right=0.0).astype(np.float32)
 
 

@@ -176,7 +176,7 @@ def embedding_head(data: pathlib.Path, work: pathlib.Path, shards: int = 12) -> 
                     columns[name].append(shard[name].reshape(-1, len(AUDIBLE_IDS)).astype(np.float32))
         return {name: np.concatenate(parts) for name, parts in columns.items()}
 
-    fit = kept(paths[0].parent / f"yamnet-train-{len(paths)}.npz", make)
+    fit = kept(paths[0].parent / f"yamnet-{scenes.stem('audio', 'train')}-{len(paths)}.npz", make)
     shape = lambda e: np.log1p(2.0 * np.maximum(e, 0.0))  # noqa: E731
     x, y, w = (torch.from_numpy(a) for a in (shape(fit["embedding"]), fit["audible"], fit["audible_weight"]))
     torch.manual_seed(0)

@@ -44,8 +44,12 @@ SHARD = 20
 RINGS = 300  # synthesised rings and alarms for training; a quarter of it in every other split
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = {"train": 1, "val": 2, "test": 3, "final": 4}
-# Names in the files: the first `test` tracks were composed before the final sources were set apart.
-TAG = {"test": "test2"}
+# Names in the files: the first `test` tracks were composed before the final sources were set apart, the first sounds of
+# `train` at their own speed alone.
+TAG = {("audio", "train"): "train2", ("audio", "test"): "test2", ("video", "test"): "test2"}
+# Of the sounds trained on, this share is played faster or slower, and higher or lower, by up to this factor: there are
+# few recordings of each.
+SPED_SHARE, SPED_MOST = 0.5, 1.15
 BLOCK = ad.ACTIVITY_HOP
 CLAIM_SECONDS, CLAIM_SHARE = 0.15, 0.5
 MASKED_SHARE = 0.05  # an event that is less than this share of a snippet's energy is neither claimed nor denied
@@ -69,6 +73,7 @@ class AudioBank:
     groups: dict[str, list[Source]]
     rirs: list[np.ndarray]
     others: Callable[[ad.Clip, int], np.ndarray]
+    sped: bool = False  # whether speeds vary
 
     @classmethod
     def load(cls, data: pathlib.Path, work: pathlib.Path, split: str) -> AudioBank:
@@ -77,7 +82,19 @@ class AudioBank:
         groups: dict[str, list[Source]] = {}
         for source in make_sources(clips, TeacherScores(data)):
             groups.setdefault(source.clip.label, []).append(source)
-        return cls(groups, ad.load_rirs(data), OtherSounds(data))
+        return cls(groups, ad.load_rirs(data), OtherSounds(data), sped=split == "train")
+
+    def play(self, rng: np.random.Generator, source: Source) -> tuple[Source, np.ndarray, np.ndarray]:
+        """(source, waveform, other labels per block) at the speed it is played at."""
+        wave, others = source.clip.wave(), self.others(source.clip, len(source.active))
+        if not self.sped or rng.random() >= SPED_SHARE:
+            return source, wave, others
+        speed = SPED_MOST ** rng.uniform(-1.0, 1.0)
+        at = np.arange(int(len(wave) / speed)) * speed
+        blocks = np.minimum(np.arange(max(1, round(len(source.active) / speed))) * speed, len(source.active) - 1)
+        blocks = blocks.astype(int)
+        sped = Source(source.clip, source.active[blocks], source.claimable[blocks])
+        return sped, np.interp(at, np.arange(len(wave)), wave).astype(np.float32), others[blocks]
 
 
 class OtherSounds:
@@ -202,9 +219,9 @@ def bed(rng: np.random.Generator, bank: AudioBank, track: AudioTrack) -> float:
 def _ambience(rng: np.random.Generator, bank: AudioBank, track: AudioTrack, bed_db: float) -> None:
     """A continuous labelled sound over part of the track."""
     label = str(rng.choice([a for a in AMBIENCE if a in bank.groups]))
-    source = bank.groups[label][rng.integers(len(bank.groups[label]))]
+    source, played, heard = bank.play(rng, bank.groups[label][rng.integers(len(bank.groups[label]))])
     length = int(rng.uniform(3.0, 24.0) * SAMPLE_RATE)
-    wave = _looped(source.clip.wave(), length)
+    wave = _looped(played, length)
     low = max(-48.0, bed_db + 3.0)
     wave = wave * gain(rng, wave, low, max(low + 1.0, -18.0))
     edge = int(rng.uniform(0.01, 0.8) * SAMPLE_RATE)
@@ -212,7 +229,7 @@ def _ambience(rng: np.random.Generator, bank: AudioBank, track: AudioTrack, bed_
     wave[-edge:] *= np.linspace(1, 0, edge, dtype=np.float32)
     blocks = length // BLOCK
     steady = Source(source.clip, np.ones(blocks, bool), np.ones(blocks, bool))
-    others = np.tile(bank.others(source.clip, len(source.active)).any(axis=0), (blocks, 1))
+    others = np.tile(heard.any(axis=0), (blocks, 1))
     track.place(steady, wave, int(rng.integers(-length // 2, track.samples - length // 2)), others)
 
 
@@ -220,15 +237,13 @@ def _event(rng: np.random.Generator, bank: AudioBank, track: AudioTrack, labels:
            bed_db: float) -> None:  # fmt: skip
     """One labelled clip at a random time, level and distance."""
     group = bank.groups[labels[rng.choice(len(labels), p=share)]]
-    source = group[rng.integers(len(group))]
-    wave = source.clip.wave()
+    source, wave, others = bank.play(rng, group[rng.integers(len(group))])
     if rng.random() < 0.45:
         wave = ad.apply_rir(wave, bank.rirs[rng.integers(len(bank.rirs))])
     if rng.random() < 0.25:
         wave = ad.band_limit(wave, rng.uniform(30.0, 300.0), rng.uniform(3_000.0, 7_800.0))
     low = max(-46.0, bed_db + rng.uniform(1.0, 12.0))
     wave = wave * gain(rng, wave, low, max(low + 1.0, -9.0))
-    others = bank.others(source.clip, len(source.active))
     track.place(source, wave, int(rng.integers(-len(wave) // 2, track.samples - len(wave) // 2)), others)
 
 
@@ -353,15 +368,19 @@ def tokens_folder(work: pathlib.Path, checkpoint: pathlib.Path) -> pathlib.Path:
     return work / f"tokens-int8-v{VERSION}-{file_hash(checkpoint)}"
 
 
+def stem(kind: str, split: str) -> str:
+    return f"{kind}-{TAG.get((kind, split), split)}"
+
+
 def shard_paths(work: pathlib.Path, kind: str, split: str) -> list[pathlib.Path]:
-    return sorted(tracks_folder(work).glob(f"{kind}-{TAG.get(split, split)}-*.npz"))
+    return sorted(tracks_folder(work).glob(f"{stem(kind, split)}-*.npz"))
 
 
 def write_tracks(data: pathlib.Path, work: pathlib.Path, kind: str, split: str, shards: int) -> None:
     """Compose what is missing of the first `shards` shards of `kind` ("audio" or "video")."""
     folder = tracks_folder(work)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{kind}-{TAG.get(split, split)}-{k:04d}.npz" for k in range(shards)]
+    paths = [folder / f"{stem(kind, split)}-{k:04d}.npz" for k in range(shards)]
     missing = [(k, p) for k, p in enumerate(paths) if not p.exists()]
     if not missing:
         return

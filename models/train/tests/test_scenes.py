@@ -145,6 +145,35 @@ def test_tracks_are_reproducible(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     assert all(np.array_equal(first[k], again[k]) for k in first)
 
 
+def tone(seconds: float, hertz: float) -> ad.Clip:
+    """A tone in the middle second of a clip."""
+    t = np.arange(int(seconds * ad.SAMPLE_RATE)) / ad.SAMPLE_RATE
+    wave = 8_000 * np.sin(2 * np.pi * hertz * t) * (np.abs(t - seconds / 2) < 0.5)
+    return ad.Clip("tone.flac", "dog_bark", "tone", "", False, wave.astype(np.int16))
+
+
+def test_a_sound_at_another_speed_has_its_labels_where_it_sounds():
+    clip = tone(5.0, 500.0)
+    active = ad.activity(clip)
+    source = Source(clip, active, active)
+    silent = lambda _, blocks: np.zeros((blocks, len(AUDIBLE_IDS)), bool)  # noqa: E731
+    bank = scenes.AudioBank({"dog_bark": [source]}, [], silent, sped=True)
+    speeds = set()
+    for seed in range(20):
+        played, wave, others = bank.play(np.random.default_rng(seed), source)
+        speed = len(clip.samples) / len(wave)
+        speeds.add(round(speed, 2))
+        assert 1 / 1.16 < speed < 1.16
+        assert len(played.active) == len(others) == round(len(active) / speed)
+        heard = ad.activity((wave * 32768.0).astype(np.int16))[: len(played.active)]
+        assert (heard != played.active[: len(heard)]).sum() <= 2  # a block at either end
+        spectrum = np.abs(np.fft.rfft(wave))
+        assert np.argmax(spectrum) / len(wave) * ad.SAMPLE_RATE == pytest.approx(500.0 * speed, rel=0.01)
+    assert 1.0 in speeds and len(speeds) > 5
+    bank.sped = False
+    assert len(bank.play(np.random.default_rng(1), source)[1]) == len(clip.samples)
+
+
 def without_events(label: str, lasting: float, flicker: float) -> calibrate.Outcome:
     """Ten hours of a label that is never there: now and then taken for it, for a snippet or for four."""
     logits = np.full((100, 375, 1), -5.0, np.float32)
