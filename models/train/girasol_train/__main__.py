@@ -64,7 +64,7 @@ from .fusion import Fusion
 from .video_encoder import load_video_encoder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
-SHARDS = {"audio": {"train": 200, "val": 24, "test": 10}, "video": {"train": 160, "val": 16, "test": 8}}
+SHARDS = {"audio": {"train": 360, "val": 24, "test": 10}, "video": {"train": 160, "val": 16, "test": 8}}
 ALL = ("verify", "encoders", "scenes", "teacher", "distil", "text", "export", "evaluate", "final", "int8", "ablate",
        "card")  # fmt: skip
 STAGED = {"scenes": 24, "seed": 11}
@@ -90,6 +90,7 @@ class Job:
     teacher_steps: int = 1500
     teacher_minutes: float = 1e9
     teacher_init: pathlib.Path | None = None
+    rate: float = train_fusion.LEARNING_RATE
     encoder_minutes: float = 80.0
     ablation_steps: int = ablate.STEPS
     text_steps: int = train_text.STEPS
@@ -227,9 +228,10 @@ def run_teacher(job: Job) -> None:
 def run_train(job: Job) -> None:
     key = job.key(job.steps, job.init)
     train_fusion.train(
-        job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, decoder_only=job.decoder_only
-    )
-    measure_once(job, "alone", job.fusion_checkpoint)
+        job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init,
+        decoder_only=job.decoder_only, peak_rate=job.rate,
+    )  # fmt: skip
+    measure_once(job, "further" if job.init and not job.decoder_only else "alone", job.fusion_checkpoint)
 
 
 def run_average(job: Job) -> None:
@@ -246,7 +248,7 @@ def run_distil(job: Job) -> None:
     key = job.key(job.steps, job.init, *teachers)
     train_fusion.train(
         job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, taught_by=teachers,
-        decoder_only=job.decoder_only,
+        decoder_only=job.decoder_only, peak_rate=job.rate,
     )  # fmt: skip
     measure_once(job, "taught", job.fusion_checkpoint)
 
@@ -360,6 +362,11 @@ def run_export(job: Job) -> None:
     rules = rules_for(job, fusion, pool)
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     init = torch.load(job.init, map_location="cpu", weights_only=True) if job.init else {}
+    before = saved.get("begun")
+    begun = {} if not before else {
+        "fusion_steps": before["step"], "teachers": before.get("teachers", []),
+        "fusion_runs": before.get("runs", 1), "fusion_runs_mixed": before.get("mixed", False),
+    }  # fmt: skip
     shipped = {kind: {name: {k: v for k, v in rule.items() if k != "evidence"} for name, rule in table.items()}
                for kind, table in rules.items()}  # fmt: skip
     in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
@@ -379,7 +386,8 @@ def run_export(job: Job) -> None:
         "fusion_steps": saved["step"],
         "fusion_runs": saved.get("runs", 1),
         "fusion_runs_mixed": saved.get("mixed", False),
-        "warm_start_steps": init.get("step", 0),
+        "begun": begun,
+        "warm_start_steps": begun.get("fusion_steps", init.get("step", 0)),
         "restored": init.get("restored") and init["restored"] | ({"parts": "decoder"} if job.decoder_only else {}),
         "seeds": {"scenes": scenes.VERSION, "fusion": 17},
     }
@@ -476,6 +484,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--work", help="caches and checkpoints")
     made.add_argument("--bundle", type=pathlib.Path, default=REPOSITORY / "models" / "bundle")
     made.add_argument("--steps", type=int, default=3000, help="training steps of the student")
+    made.add_argument("--rate", type=float, default=train_fusion.LEARNING_RATE, help="highest, of the student")
     made.add_argument("--minutes", type=float, default=1e9, help="stop the student after this long, schedule included")
     made.add_argument("--teacher-steps", type=int, default=1500)
     made.add_argument("--teacher-minutes", type=float, default=1e9)
@@ -508,7 +517,7 @@ def main(arguments: list[str] | None = None) -> None:
     job = Job(
         ad.data_dir(options.data), ad.work_dir(options.work), options.bundle, options.steps, options.minutes,
         options.init, tuple(options.splits.split(",")), options.teacher_steps, options.teacher_minutes,
-        options.teacher_init, options.encoder_minutes, options.ablation_steps, options.text_steps,
+        options.teacher_init, options.rate, options.encoder_minutes, options.ablation_steps, options.text_steps,
         options.decoder_only, tuple(options.others or ()), tuple(options.teachers or ()), options.small,
     )  # fmt: skip
     for stage in ALL if options.stage == "all" else (options.stage,):

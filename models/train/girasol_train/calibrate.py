@@ -36,7 +36,7 @@ MIN_EVENTS, MIN_RECALL = 8, 0.25
 # Sounds that last may be confirmed by a second snippet, where validation finds more of them so; short ones must fire at
 # once. Things seen may wait, too: views last.
 LASTING = frozenset({*AMBIENCE, "aircraft", "breathing_snoring", "clock_tick", "fire_crackle", "household", "saw",
-                       "sea_waves", "train", "typing_click", "footsteps"})  # fmt: skip
+                       "sea_waves", "train", "typing_click", "footsteps", "phone_ring"})  # fmt: skip
 # Off unless switched on: not an event, of no use around a home, or (a face) the same thing as another label again.
 NEVER = frozenset({"background", "household", "wild_animal", "face"})
 
@@ -230,12 +230,11 @@ def source_choice(outcomes: dict[str, Outcome]) -> dict[str, Any]:
 
 def operating_point(outcome: Outcome, allowed: float, confirm: int) -> tuple[int, float, dict[str, int], bool]:
     """(confirm, on, events, whether false ones keep to `allowed`) of the lowest threshold that does, for one label."""
-    grid = [*np.arange(LOWEST_ON, 0.9, 0.02), *np.arange(0.9, 0.98, 0.01), 0.98, 0.985, 0.99, HIGHEST_ON]
-    for on in grid:
+    for on in np.concatenate([np.arange(LOWEST_ON, 0.9, 0.02), np.arange(0.9, 0.98, 0.01), [0.98, 0.985, 0.99]]):
         counts = count_events(outcome, 0, on, OFF_SHARE * on, confirm)
         if counts["false"] <= allowed:
             return confirm, float(on), counts, True
-    return confirm, HIGHEST_ON, counts, False
+    return confirm, HIGHEST_ON, count_events(outcome, 0, HIGHEST_ON, OFF_SHARE * HIGHEST_ON, confirm), False
 
 
 def label_rule(validation: Outcome, test: Outcome, label: int, kind: str) -> dict[str, Any]:
@@ -257,7 +256,7 @@ def label_rule(validation: Outcome, test: Outcome, label: int, kind: str) -> dic
 
     def reliable(found: dict[str, Any]) -> bool:
         enough = found["there"] >= MIN_EVENTS and found["found"] >= MIN_RECALL * found["there"]
-        return enough and found["false"] <= per_hour * found["hours"]
+        return enough and found["false"] <= per_hour * found["hours"] and on < HIGHEST_ON
 
     confirm, on, counts, _ = best_point(per_hour)
     told = {"of": "validation", **counts, "hours": hours(outcome)}

@@ -41,7 +41,7 @@ VERSION = 2
 SNIPPETS = 32
 FRAMES = 2 * SNIPPETS
 SHARD = 20
-RINGS = 300  # synthesised rings and alarms for training; a quarter of it in every other split
+RINGS, OTHER_RINGS = 1200, 75  # synthesised rings and alarms to train on, and in every other split
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = {"train": 1, "val": 2, "test": 3, "final": 4}
 # Names in the files: the first `test` tracks were composed before the final sources were set apart, the first sounds of
@@ -78,7 +78,7 @@ class AudioBank:
     @classmethod
     def load(cls, data: pathlib.Path, work: pathlib.Path, split: str) -> AudioBank:
         clips = ad.load_clips(data, work, split)
-        clips += list(ad.synthetic_clips(SPLIT_SEED[split], RINGS if split == "train" else RINGS // 4))
+        clips += list(ad.synthetic_clips(SPLIT_SEED[split], RINGS if split == "train" else OTHER_RINGS))
         groups: dict[str, list[Source]] = {}
         for source in make_sources(clips, TeacherScores(data)):
             groups.setdefault(source.clip.label, []).append(source)

@@ -150,7 +150,7 @@ def shrink(data: pathlib.Path) -> None:
     train_video.load_lite0 = random_lite0
     train_audio.SYNTHETIC = {"train": (11, 8), "val": (12, 4), "test": (13, 4)}
     train_audio.VALIDATION_MIXTURES, train_video.VALIDATION_VIEWS = 16, 16
-    scenes.RINGS, scenes.SHARD = 8, 2
+    scenes.RINGS, scenes.OTHER_RINGS, scenes.SHARD = 8, 2, 2
     train_fusion.BATCH, train_fusion.LENGTHS, train_fusion.LENGTH_SHARES = 2, (8, 16), (0.5, 0.5)
     ablate.SNIPPETS_PER_STEP, ablate.LENGTHS = 32, (16, 32)
     final.RESAMPLES = 20

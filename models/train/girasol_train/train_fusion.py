@@ -20,6 +20,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -322,23 +323,27 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     teachers: list[str] = field(default_factory=list)  # hashes of the checkpoints that it learns from
+    begun: dict[str, Any] = field(default_factory=dict)  # how the training that it goes on from was made
 
     @classmethod
     def start(cls, init: pathlib.Path | None, geometry: FusionConfig, decoder_only: bool = False) -> Run:
         torch.manual_seed(0)
-        fusion = Fusion(geometry).to(device.best())
+        fusion, begun = Fusion(geometry).to(device.best()), {}
         if init is not None:
-            weights = torch.load(init, map_location="cpu", weights_only=True)["average"]
+            saved = torch.load(init, map_location="cpu", weights_only=True)
+            weights = saved["average"]
             if decoder_only:
                 weights = {name: value for name, value in weights.items() if name.startswith("decoder.")}
+            elif "restored" not in saved:
+                begun = {name: saved[name] for name in ("step", "teachers", "runs", "mixed") if name in saved}
             fusion.load_state_dict(weights, strict=not decoder_only)
         optimiser = torch.optim.AdamW(parameter_groups(fusion), lr=LEARNING_RATE, betas=(0.9, 0.98))
-        return cls(fusion, copy.deepcopy(fusion), optimiser)
+        return cls(fusion, copy.deepcopy(fusion), optimiser, begun=begun)
 
     def save(self, path: pathlib.Path, key: str) -> None:
         save_atomically({
             "key": key, "config": self.fusion.config.as_dict(), "step": self.step, "seconds": self.seconds,
-            "teachers": self.teachers,
+            "teachers": self.teachers, "begun": self.begun,
             "fusion": self.fusion.state_dict(), "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }, path)  # fmt: skip

@@ -236,6 +236,13 @@ def test_teacher_and_students_are_measured_once_each(tmp_path: pathlib.Path, mon
     assert report["taught"]["teachers"] == [mark] and report["teacher"]["checkpoint"] == mark
     table = card.students_section(report, {"teachers": [mark]})
     assert f"{report['teacher']['parameters']:,}" in table and "The student that was taught ships" in table
+    further = tmp_path / "further.pt"
+    train_fusion.train(source, further, "further", 1, init=job.fusion_checkpoint)
+    assert torch.load(further, weights_only=True)["begun"] == {"step": 1, "teachers": [mark]}
+    training = {"begun": {"fusion_steps": 1, "teachers": [mark], "fusion_runs": 3, "fusion_runs_mixed": True}}
+    said = card.begun({"students": report}, training)
+    assert "half of its label and text losses from a teacher" in said and "3 such trainings, not all" in said
+    assert card.taught({"students": report}, training) == ""
     monkeypatch.setattr(ablate, "measure_whole", lambda *_: pytest.fail("what is measured must not be again"))
     stages.measure_once(job, "taught", job.fusion_checkpoint)
 
