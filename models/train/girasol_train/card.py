@@ -13,7 +13,7 @@ from collections import defaultdict
 from typing import Any
 
 from .ablate import WHOLE_METRICS
-from .calibrate import FALSE_PER_HOUR, MIN_EVENTS, MIN_RECALL, NEVER, WANTED, WANTED_PER_HOUR
+from .calibrate import FALSE_PER_HOUR, HIGHEST_ON, MIN_EVENTS, MIN_RECALL, NEVER, WANTED, WANTED_PER_HOUR
 
 INTRO = """# Model card: girasol-av {version}
 
@@ -122,7 +122,8 @@ def standing_section(rules: dict[str, dict[str, dict[str, Any]]]) -> str:
         f"be reliable: at least {MIN_EVENTS} events on composed validation scenes, {MIN_RECALL:.0%} of them found, at "
         f"no more than {FALSE_PER_HOUR['audible']} false events an hour ({WANTED_PER_HOUR:.0f} for "
         f"{', '.join(sorted(WANTED - NEVER))}). So what is on can still miss more than half, as the table says. Where "
-        "validation has too few, test scenes say whether the label is on (not at which threshold). "
+        "validation has too few, test scenes say whether the label is on (not at which threshold), unless no threshold "
+        f"below {HIGHEST_ON} keeps to that rate on validation scenes. "
         f"{', '.join(sorted(NEVER))} are off whatever they do: no events, of no use around a home, or the same as "
         "another label again.\n\n"
     ]
@@ -401,8 +402,8 @@ def final_section(report: dict[str, Any]) -> str:
     return "\n".join(found)
 
 
-TRIED = """Why: many labels rest on two or three sources in validation, where thresholds are set, and the encoders seem to
-be as good as the recordings allow. What was tried and what it was worth: [HISTORY.md](train/HISTORY.md).
+TRIED = """Why: many labels rest on two or three sources in validation, where thresholds are set, and the encoders seem
+to be as good as the recordings allow. What was tried and what it was worth: [HISTORY.md](train/HISTORY.md).
 """
 
 
