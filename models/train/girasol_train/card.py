@@ -388,10 +388,15 @@ def final_section(report: dict[str, Any]) -> str:
         + table(["label", "default", "found", "95 %", "false", "hours", "false/h", "at most"], rows)
     )
     sentences, answers = report["sentences"], report["answers"]
-    blind = sentences["without_picture"]
+    blind, gain = sentences["without_picture"], sentences["figures"]["decoder - template"]
+    adds = "" if gain["low"] > 0.0 else (
+        "\nThat is not better than the template beyond chance: what the decoder adds is text where there is no rule to "
+        f"make it from. On its own it answers {answers['decoder_right']} of {answers['asked']} questions word for word.\n"
+    )  # fmt: skip
     found.append(
         f"Captions ({sentences['count']} snippets), label F1, against a template over the same scores:\n\n"
         + table(["", "(95 %)"], figure_rows(sentences["figures"]))
+        + adds
         + f"\nWithout a picture {blind['speak_of_view']} of {blind['count']} captions spoke of the view.\n"
         + f"\nAnswers, word for word: {answers['shipped_right']} of {answers['asked']} as shipped (from the history of "
         f"scores, where the question is in the closed list), {answers['decoder_right']} by the decoder alone, "
@@ -424,11 +429,14 @@ def shortfalls(report: dict[str, Any]) -> str:
         if min(row["recall"]) < 0.9 * max(row["recall"]):
             found.append(f"- Onset of `{label}`: worst against best {worst_over_best(row['recall'])}, bound 0.9 "
                          f"({row['clips']} clips).")  # fmt: skip
-    loud = [(row["label"], row["events"]["false_per_hour"]) for row in final["runtime"]["labels"]
+    loud = [(row["label"], row["events"]) for row in final["runtime"]["labels"]
             if row.get("enabled") and row.get("events") and row["events"]["there"]
             and row["events"]["false_per_hour"] > 1.0]  # fmt: skip
     if loud:
-        listed = ", ".join(f"{label} {number(rate, 1)}" for label, rate in sorted(loud, key=lambda pair: -pair[1]))
+        loud.sort(key=lambda pair: -pair[1]["false_per_hour"])
+        counts = (f"{e['false_without']} in {e['hours_without']:.1f} h" for _, e in loud)
+        listed = ", ".join(f"{label} {number(e['false_per_hour'], 1)} ({count})"
+                           for (label, e), count in zip(loud, counts, strict=True))  # fmt: skip
         found.append(f"- More than one false event an hour in clips without the label: {listed}.")
     return "## What falls short\n\n" + "\n".join([*found, "", TRIED]) if found else ""
 
