@@ -391,7 +391,8 @@ def final_section(report: dict[str, Any]) -> str:
     blind, gain = sentences["without_picture"], sentences["figures"]["decoder - template"]
     adds = "" if gain["low"] > 0.0 else (
         "\nThat is not better than the template beyond chance: what the decoder adds is text where there is no rule to "
-        f"make it from. On its own it answers {answers['decoder_right']} of {answers['asked']} questions word for word.\n"
+        f"make it from. On its own it answers {answers['decoder_right']} of {answers['asked']} questions word for "
+        "word.\n"
     )  # fmt: skip
     found.append(
         f"Captions ({sentences['count']} snippets), label F1, against a template over the same scores:\n\n"
