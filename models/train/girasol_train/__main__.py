@@ -303,11 +303,12 @@ def calibrated(job: Job, pool: train_fusion.Pool, decoder: bool = True) -> Fusio
     return fusion
 
 
-def rules_for(job: Job, fusion: Fusion, pool: train_fusion.Pool) -> evaluate.Rules:
-    """Thresholds on `pool`, the validation part; the test part tells of labels that validation has no events of."""
+def rules_for(fusion: Fusion, pool: train_fusion.Pool, test: train_fusion.Pool | None = None) -> evaluate.Rules:
+    """Thresholds on `pool`, the validation part; `test`, if given, tells of labels that validation has no events of
+    whether they are on."""
     exact = evaluate.rounded(fusion)
-    both = calibrate.run_scenes(exact, pool, seed=4, repeats=2), calibrate.run_scenes(exact, job.pool("test"), seed=4)
-    return calibrate.label_rules(*both)
+    found = calibrate.run_scenes(exact, pool, seed=4, repeats=2)
+    return calibrate.label_rules(found, calibrate.run_scenes(exact, test, seed=4) if test else found)
 
 
 def run_text(job: Job) -> None:
@@ -318,7 +319,7 @@ def run_text(job: Job) -> None:
     pool = job.pool("val")
     fusion = calibrated(job, pool, decoder=False)
     pools = job.pool("train"), pool
-    train_text.train(fusion, rules_for(job, fusion, pool), pools, job.decoder_checkpoint, key, job.text_steps)
+    train_text.train(fusion, rules_for(fusion, pool), pools, job.decoder_checkpoint, key, job.text_steps)
 
 
 def unchanged(job: Job, stage: str, inputs: list[pathlib.Path], results: list[pathlib.Path]) -> bool:
@@ -359,7 +360,7 @@ def run_export(job: Job) -> None:
         return
     pool = job.pool("val")
     fusion = calibrated(job, pool)
-    rules = rules_for(job, fusion, pool)
+    rules = rules_for(fusion, pool, job.pool("test"))
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     init = torch.load(job.init, map_location="cpu", weights_only=True) if job.init else {}
     before = saved.get("begun")
