@@ -229,7 +229,7 @@ def run_train(job: Job) -> None:
     key = job.key(job.steps, job.init)
     train_fusion.train(
         job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init,
-        decoder_only=job.decoder_only, peak_rate=job.rate,
+        decoder_only=job.decoder_only, peak_rate=job.rate, quantised=True,
     )  # fmt: skip
     measure_once(job, "further" if job.init and not job.decoder_only else "alone", job.fusion_checkpoint)
 
@@ -248,7 +248,7 @@ def run_distil(job: Job) -> None:
     key = job.key(job.steps, job.init, *teachers)
     train_fusion.train(
         job.pool("train"), job.fusion_checkpoint, key, job.steps, job.minutes, job.init, taught_by=teachers,
-        decoder_only=job.decoder_only, peak_rate=job.rate,
+        decoder_only=job.decoder_only, peak_rate=job.rate, quantised=True,
     )  # fmt: skip
     measure_once(job, "taught", job.fusion_checkpoint)
 
@@ -352,6 +352,14 @@ def finished(job: Job, stage: str, inputs: list[pathlib.Path]) -> None:
     (job.work / f"{stage}.done").write_text(" ".join(scenes.file_hash(path) for path in inputs))
 
 
+def lineage(saved: dict[str, Any]) -> dict[str, Any]:
+    """How a checkpoint was trained, for the manifest."""
+    return {
+        "fusion_steps": saved["step"], "teachers": saved.get("teachers", []),
+        "fusion_runs": saved.get("runs", 1), "fusion_runs_mixed": saved.get("mixed", False),
+    }  # fmt: skip
+
+
 def run_export(job: Job) -> None:
     if not job.decoder_checkpoint.exists():
         raise SystemExit(f"{job.decoder_checkpoint} is missing: run the stage `text` first")
@@ -363,17 +371,13 @@ def run_export(job: Job) -> None:
     rules = rules_for(fusion, pool, job.pool("test"))
     saved = torch.load(job.fusion_checkpoint, map_location="cpu", weights_only=True)
     init = torch.load(job.init, map_location="cpu", weights_only=True) if job.init else {}
-    before = saved.get("begun")
-    begun = {} if not before else {
-        "fusion_steps": before["step"], "teachers": before.get("teachers", []),
-        "fusion_runs": before.get("runs", 1), "fusion_runs_mixed": before.get("mixed", False),
-    }  # fmt: skip
+    begun = lineage(saved["begun"]) if saved.get("begun") else {}
     shipped = {kind: {name: {k: v for k, v in rule.items() if k != "evidence"} for name, rule in table.items()}
                for kind, table in rules.items()}  # fmt: skip
     in_view = calibrate.source_choice(calibrate.run_scenes(evaluate.rounded(fusion), pool, seed=5))
     training = {
         "in_view": in_view,
-        "teachers": saved.get("teachers", []),
+        **lineage(saved),
         "data": "girasol audio-video training kit, train split without validation sources (the decoder's last "
         "stage hears and sees those, too); synthetic rings and alarms",
         "licences": LICENCES,
@@ -384,9 +388,6 @@ def run_export(job: Job) -> None:
             * scenes.SHARD * scenes.SNIPPETS
             for kind, folder in zip(SHARDS, job.folders(), strict=True)
         },
-        "fusion_steps": saved["step"],
-        "fusion_runs": saved.get("runs", 1),
-        "fusion_runs_mixed": saved.get("mixed", False),
         "begun": begun,
         "warm_start_steps": begun.get("fusion_steps", init.get("step", 0)),
         "restored": init.get("restored") and init["restored"] | ({"parts": "decoder"} if job.decoder_only else {}),

@@ -42,6 +42,7 @@ BED_CLASSES = frozenset({"background", "rain", "wind", "engine", "appliance", "s
                          "insect_frog", "aircraft", "train"})  # fmt: skip
 
 VALIDATION_SALT, VALIDATION_SHARE = "avkit-val-1:", 0.12
+SPED_SHARE, SPED_MOST = 0.5, 1.15
 ACTIVITY_HOP = SAMPLE_RATE // 10
 ACTIVITY_RANGE_DB, ACTIVITY_FLOOR_DB = 26.0, -66.0
 CACHE_SAMPLES, CACHE_INDEX = "audio_16k.i16", "audio_16k.json"
@@ -193,6 +194,11 @@ def active_rms(x: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------- augmentation
+
+
+def draw_speed(rng: np.random.Generator) -> float:
+    """Speed at which a sound to train on is played, pitch with it: there are few recordings of each."""
+    return SPED_MOST ** rng.uniform(-1.0, 1.0) if rng.random() < SPED_SHARE else 1.0
 
 
 def mix_at_snr(signal: np.ndarray, noise: np.ndarray, snr_db: float) -> tuple[np.ndarray, float]:

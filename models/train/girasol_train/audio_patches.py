@@ -119,8 +119,9 @@ class Composer:
         source = group[rng.integers(len(group))]
         start = _event_start(rng, source)
         wave = cut(source.clip.wave(), start)
-        if rng.random() < 0.5:
-            wave = _stretch(rng, wave)
+        speed = ad.draw_speed(rng)
+        if speed != 1.0:
+            wave = _stretch(wave, speed)
         if rir is not None:
             wave = ad.apply_rir(wave, rir)
         if snr_db is None:
@@ -179,10 +180,10 @@ def _claim(patch: Patch, source: Source, start: int) -> None:
         patch.weight[k] = 0.0
 
 
-def _stretch(rng: np.random.Generator, wave: np.ndarray) -> np.ndarray:
-    """Speed and pitch changed by up to 15 %, around the middle of the patch."""
+def _stretch(wave: np.ndarray, speed: float) -> np.ndarray:
+    """At another speed, around the middle of the patch."""
     middle = len(wave) / 2.0
-    at = (np.arange(len(wave)) - middle) * 1.15 ** rng.uniform(-1.0, 1.0) + middle
+    at = (np.arange(len(wave)) - middle) * speed + middle
     return np.interp(at, np.arange(len(wave)), wave, left=0.0, right=0.0).astype(np.float32)
 
 

@@ -47,9 +47,6 @@ SPLIT_SEED = {"train": 1, "val": 2, "test": 3, "final": 4}
 # Names in the files: the first `test` tracks were composed before the final sources were set apart, the first sounds of
 # `train` at their own speed alone.
 TAG = {("audio", "train"): "train2", ("audio", "test"): "test2", ("video", "test"): "test2"}
-# Of the sounds trained on, this share is played faster or slower, and higher or lower, by up to this factor: there are
-# few recordings of each.
-SPED_SHARE, SPED_MOST = 0.5, 1.15
 BLOCK = ad.ACTIVITY_HOP
 CLAIM_SECONDS, CLAIM_SHARE = 0.15, 0.5
 MASKED_SHARE = 0.05  # an event that is less than this share of a snippet's energy is neither claimed nor denied
@@ -87,9 +84,9 @@ class AudioBank:
     def play(self, rng: np.random.Generator, source: Source) -> tuple[Source, np.ndarray, np.ndarray]:
         """(source, waveform, other labels per block) at the speed it is played at."""
         wave, others = source.clip.wave(), self.others(source.clip, len(source.active))
-        if not self.sped or rng.random() >= SPED_SHARE:
+        speed = ad.draw_speed(rng) if self.sped else 1.0
+        if speed == 1.0:
             return source, wave, others
-        speed = SPED_MOST ** rng.uniform(-1.0, 1.0)
         at = np.arange(int(len(wave) / speed)) * speed
         blocks = np.minimum(np.arange(max(1, round(len(source.active) / speed))) * speed, len(source.active) - 1)
         blocks = blocks.astype(int)

@@ -10,6 +10,7 @@ probabilities of every label (where the truth is unknown, too) and of every word
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from . import device, scenes, stories, text
 from .fusion import GAPLESS, SNIPPET_SECONDS, Fusion, FusionConfig
 from .labels import AUDIBLE_IDS, SOURCES, VISIBLE_IDS, VISIBLE_INDEX
+from .quant import quantised_weights
 from .video_encoder import save_atomically
 
 BATCH = 8
@@ -40,6 +42,7 @@ TOKEN_NOISE = 0.4  # of tokens with a root mean square of 1: those of sources th
 LOSS_WEIGHTS = {"audible": 1.0, "visible": 1.0, "source": 0.4, "next": 0.02, "text": 0.04}
 HEADS = ("audible", "visible", "source")
 TEACHER_RATE = 1e-3  # learning rate of a teacher-size model
+QUANTISED_SHARE = 0.1  # of the student's steps, the last: with weights rounded as they ship
 TEACHER_SHARE = 0.5  # of a student's label and text losses
 CHECKPOINT_EVERY = 50
 
@@ -376,10 +379,11 @@ def rate(progress: float, step: int) -> float:
 def train(
     pool: Pool, path: pathlib.Path, key: str, steps: int, minutes: float = 1e9, init: pathlib.Path | None = None,
     geometry: FusionConfig | None = None, taught_by: Sequence[pathlib.Path] = (), decoder_only: bool = False,
-    peak_rate: float = LEARNING_RATE,
+    peak_rate: float = LEARNING_RATE, quantised: bool = False,
 ) -> None:  # fmt: skip
     """Train until `steps` or `minutes` (the schedule follows whichever is nearer); resumes from `path`. `taught_by` are
-    the teachers' checkpoints. With `decoder_only` no more than the decoder starts as in `init`."""
+    the teachers' checkpoints. With `decoder_only` no more than the decoder starts as in `init`. With `quantised` the
+    last steps are quantisation-aware: losses and gradients are those of rounded weights (arXiv 1712.05877)."""
     torch.set_flush_denormal(True)
     run, where = Run.start(init, geometry or config(), decoder_only), device.best()
     teachers = [load_fusion(checkpoint).to(where) for checkpoint in taught_by]
@@ -400,12 +404,14 @@ def train(
         for name in ("audio", "video"):
             batch[name] = batch[name] + TOKEN_NOISE * torch.randn_like(batch[name])
         run.fusion.train()
-        found = losses(run.fusion, moved(batch, where), moved(draw_texts(rng, drawn), where), teachers)
-        total = total_loss(found)
+        progress = max(run.step / steps, run.seconds / (minutes * 60))
         for group in run.optimiser.param_groups:
-            group["lr"] = peak_rate * rate(max(run.step / steps, run.seconds / (minutes * 60)), run.step)
+            group["lr"] = peak_rate * rate(progress, run.step)
         run.optimiser.zero_grad()
-        total.backward()
+        late = quantised and progress >= 1.0 - QUANTISED_SHARE
+        with quantised_weights(run.fusion) if late else contextlib.nullcontext():
+            found = losses(run.fusion, moved(batch, where), moved(draw_texts(rng, drawn), where), teachers)
+            total_loss(found).backward()
         nn.utils.clip_grad_norm_(run.fusion.parameters(), 2.0)
         run.optimiser.step()
         run.step += 1

@@ -22,6 +22,7 @@ from girasol_train import (
     fusion,
     intervals,
     plots,
+    quant,
     scenes,
     splits,
     stories,
@@ -245,6 +246,23 @@ def test_teacher_and_students_are_measured_once_each(tmp_path: pathlib.Path, mon
     assert card.taught({"students": report}, training) == ""
     monkeypatch.setattr(ablate, "measure_whole", lambda *_: pytest.fail("what is measured must not be again"))
     stages.measure_once(job, "taught", job.fusion_checkpoint)
+
+
+def test_the_last_steps_of_the_student_see_rounded_weights_and_leave_it_unrounded(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen, losses = [], train_fusion.losses
+
+    def noted(fusion, *rest):
+        weight = fusion.latent.heads["audible"].weight
+        seen.append(torch.equal(weight, quant.round_weight(weight)))
+        return losses(fusion, *rest)
+
+    monkeypatch.setattr(train_fusion, "losses", noted)
+    train_fusion.train(pool(), tmp_path / "fusion.pt", "student", 10, quantised=True)
+    assert seen == [False] * 9 + [True]
+    weight = train_fusion.load_fusion(tmp_path / "fusion.pt").latent.heads["audible"].weight
+    assert not torch.equal(weight, quant.round_weight(weight))
 
 
 def test_plots_are_small_and_well_formed(tmp_path: pathlib.Path):
